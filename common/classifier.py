@@ -1,0 +1,127 @@
+"""A registered classifier on the CPU: ONNX Runtime for the model, `tokenizers` for the text.
+
+Nothing here imports torch, transformers or MLflow: this is what a replica loads when it wakes, and what the promotion
+gate scores, so that the figures on a model card are those of the artefact that serves.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import tokenizers
+
+from common.errors import ModelError
+
+MODEL_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+LABELS_FILE = "labels.json"
+FILES = (MODEL_FILE, TOKENIZER_FILE, LABELS_FILE)
+"""What a folder must hold for `Classifier.load`."""
+
+MAX_BATCH_SIZE = 32
+"""Texts per forward pass: larger batches are no faster on a CPU and hold more memory."""
+
+_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+"""From a model's input to the attribute of an encoding that fills it."""
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one text; the scores are probabilities and add up to 1."""
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded model. `load` makes one; it may be used from several threads."""
+
+    labels: tuple[str, ...]
+    max_length: int
+    precision: str
+    _pad_token_id: int
+    _tokenizer: tokenizers.Tokenizer
+    _session: onnxruntime.InferenceSession
+
+    @classmethod
+    def load(cls, folder: Path, num_threads: int = 1) -> Self:
+        """The classifier in `folder` (`model.onnx`, `tokenizer.json`, `labels.json`).
+
+        `num_threads` is per forward pass. Raises `ModelError` when a file is missing or does not fit the others.
+        """
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(f"{folder} lacks {', '.join(missing)}; promote the model again to export it")
+        settings = json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        tokenizer.enable_truncation(settings["max_length"])
+        tokenizer.no_padding()  # batches are padded here, to their own longest text
+        labels = tuple(settings["labels"])
+        session = _open_session(folder / MODEL_FILE, num_threads)
+        num_outputs = session.get_outputs()[0].shape[-1]
+        if num_outputs != len(labels):
+            raise ModelError(
+                f"{folder}: the model has {num_outputs} outputs and {LABELS_FILE} names {len(labels)} labels; "
+                "promote the model again to export it"
+            )
+        return cls(labels, settings["max_length"], settings["precision"], settings["pad_token_id"], tokenizer, session)
+
+    def logits(self, texts: Sequence[str]) -> Logits:
+        """(N, C) float32, rows in the order of `texts`, columns in that of `labels`."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        # Sorted by length, so that short texts are not padded to the longest one there is.
+        order = sorted(range(len(texts)), key=lambda row: len(encodings[row].ids))
+        for start in range(0, len(order), MAX_BATCH_SIZE):
+            rows = order[start : start + MAX_BATCH_SIZE]
+            logits[rows] = self._forward([encodings[row] for row in rows])
+        return logits
+
+    def classify(self, texts: Sequence[str]) -> list[Prediction]:
+        """One prediction for each text, in their order."""
+        return [self._prediction(row) for row in probabilities(self.logits(texts))]
+
+    def _forward(self, batch: Sequence[tokenizers.Encoding]) -> Logits:
+        # At least 1: some tokenizers give no token at all for an empty text.
+        length = max(1, *(len(encoding) for encoding in batch))
+        for encoding in batch:
+            encoding.pad(length, pad_id=self._pad_token_id)
+        feeds = {
+            node.name: np.array([getattr(encoding, _FIELDS[node.name]) for encoding in batch], dtype=np.int64)
+            for node in self._session.get_inputs()
+        }  # each (B, T)
+        (logits,) = self._session.run(["logits"], feeds)
+        return np.asarray(logits, dtype=np.float32)
+
+    def _prediction(self, row: npt.NDArray[np.float64]) -> Prediction:
+        best = int(row.argmax())
+        return Prediction(self.labels[best], float(row[best]), dict(zip(self.labels, row.tolist(), strict=True)))
+
+
+def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
+    """(N, C) softmax over the labels, in float64 so that each row adds up to 1."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf)
+    exponentials = np.exp(shifted)
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    # A spinning worker thread would take the core that the next replica needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        raise ModelError(f"{path} is not a model that ONNX Runtime can open: {error}") from error

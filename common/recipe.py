@@ -1,0 +1,371 @@
+"""The recipe: one typed description of a whole job.
+
+`Recipe` says what a recipe may hold; `common.recipe_file` reads one from YAML with overrides. Units are part of the
+names (`_s` seconds). The JSON Schema that editors use comes from these classes (`tuneserve recipes --schema`).
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+BUILTIN = "builtin:"
+"""Prefix of the keywords for what ships with tuneserve: a recipe that uses them works from any folder."""
+
+SEARCHABLE = ("learning_rate", "batch_size", "weight_decay", "warmup_ratio", "epochs")
+"""The fields of `train` that `search.space` may vary."""
+
+Metric = Literal["accuracy", "macro_f1", "loss"]
+"""A validation metric to select by. `loss` is minimised, the others are maximised."""
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: unknown keys are errors, instances do not change, docstrings become descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _keys_as_text(value: Any) -> Any:
+    return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
+
+
+class Split(Settings):
+    """How one table is divided. A text's side depends on its own hash and the seed alone."""
+
+    validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the distinct texts that selects between trials; unused when `validation_source` is given."""
+    test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the distinct texts that scores the winner once; unused when `test_source` is given."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 22
+    """Changes which texts fall on which side."""
+
+    @model_validator(mode="after")
+    def _leaves_rows_to_train(self) -> Self:
+        if self.validation + self.test >= 1.0:
+            raise ValueError(
+                f"validation {self.validation} + test {self.test} leaves no rows to train on; keep the sum below 1"
+            )
+        return self
+
+
+class Data(Settings):
+    """Where the labelled texts come from."""
+
+    source: str
+    """A file or folder of CSV, Parquet or JSON Lines (a path or any URL that pyarrow or fsspec opens), a Hub data set
+    id, or `builtin:finance_headlines`."""
+    validation_source: str | None = None
+    """A ready-made validation file, or the name of a Hub split; taken as it is."""
+    test_source: str | None = None
+    """A ready-made test file, or the name of a Hub split; taken as it is."""
+    revision: str | None = None
+    """The Hub data set's revision (branch, tag or commit)."""
+    encoding: str = "utf-8"
+    """Character encoding of CSV and JSON Lines files."""
+    column_names: tuple[str, ...] | None = None
+    """Names for the columns of CSV files that have no header line."""
+    text_column: str = "text"
+    """The column that holds the text."""
+    label_column: str = "label"
+    """The column that holds the label."""
+    label_names: Annotated[dict[str, str] | None, BeforeValidator(_keys_as_text)] = None
+    """From each label as the data writes it (`"0"`) to the name that the model predicts (`bearish`)."""
+    split: Split = Split()
+    """How `source` is divided where no ready-made files are given."""
+
+
+class Model(Settings):
+    """The pretrained encoder to start from."""
+
+    base: str
+    """A Hub model id, a folder with safetensors weights and a fast tokenizer, or `builtin:tiny_bert`."""
+    max_length: Annotated[int, Field(ge=4, le=8192)] = 128
+    """Texts are cut to this many tokens, special tokens included."""
+
+
+class NumWorkers(Settings):
+    """A fixed (`2`) or elastic (`{min: 1, max: 4}`) number of data-parallel workers."""
+
+    min: PositiveInt = 1
+    """Training goes on with as few workers as this."""
+    max: PositiveInt = 1
+    """Training uses as many workers as this when the cluster has them."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}; swap them")
+        return self
+
+
+def _number_means_fixed(value: Any) -> Any:
+    return {"min": value, "max": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Workers = Annotated[
+    NumWorkers,
+    BeforeValidator(_number_means_fixed),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {
+                    "type": "object",
+                    "properties": {
+                        "min": {"type": "integer", "minimum": 1},
+                        "max": {"type": "integer", "minimum": 1},
+                    },
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
+class Train(Settings):
+    """One fine-tuning."""
+
+    epochs: PositiveInt = 3
+    """Passes over the training split."""
+    batch_size: PositiveInt = 32
+    """Global batch: texts per optimiser step, whatever the number of workers."""
+    learning_rate: PositiveFloat = 5e-5
+    """Peak learning rate of AdamW, reached after warm-up, then decayed linearly to zero."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay; not applied to biases and normalisation weights."""
+    warmup_ratio: Fraction = 0.1
+    """Share of the optimiser steps over which the learning rate rises from zero."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 where the hardware has it natively, else fp16 with a gradient scaler on GPUs and fp32 on CPUs."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds the new classification head, dropout and the order of the batches."""
+    num_workers: Workers = NumWorkers()
+    """Data-parallel workers of one fine-tuning: a number, or `{min, max}` for elastic training."""
+    use_gpu: bool | None = None
+    """Train on GPUs; when not given, if the cluster has any."""
+    gpus_per_worker: PositiveFloat = 1.0
+    """GPUs a worker holds; a fraction packs several one-worker trials on one GPU."""
+
+    @model_validator(mode="after")
+    def _fractions_are_for_one_worker(self) -> Self:
+        if self.gpus_per_worker != int(self.gpus_per_worker) and self.num_workers.max > 1:
+            raise ValueError(
+                f"gpus_per_worker {self.gpus_per_worker} with num_workers {self.num_workers.max}: NCCL refuses two "
+                "workers on one GPU; use a whole number, or num_workers 1"
+            )
+        return self
+
+
+class Range(Settings):
+    """The values one searched setting may take; exactly one kind is given."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    log_uniform: tuple[PositiveFloat, PositiveFloat] | None = None
+    """`[low, high]`, sampled uniformly in the logarithm."""
+    uniform: tuple[FiniteFloat, FiniteFloat] | None = None
+    """`[low, high]`, sampled uniformly."""
+    integer: Annotated[tuple[int, int] | None, Field(alias="int")] = None
+    """`[low, high]`, whole numbers, both ends included."""
+    choice: Annotated[tuple[int | float, ...] | None, Field(min_length=1)] = None
+    """One of the listed values."""
+    fixed: int | float | None = None
+    """Always this value."""
+
+    @model_validator(mode="after")
+    def _one_kind_with_ordered_bounds(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of log_uniform, uniform, int, choice, fixed")
+        bounds = self.log_uniform or self.uniform or self.integer
+        if bounds and bounds[0] >= bounds[1]:
+            raise ValueError(f"bounds [{bounds[0]:g}, {bounds[1]:g}] are not in rising order; swap them")
+        return self
+
+    def bounds(self) -> tuple[float, ...]:
+        """The values that bound this range: both ends, all choices, or the one fixed value."""
+        if self.fixed is not None:
+            return (self.fixed,)
+        return self.log_uniform or self.uniform or self.integer or self.choice or ()
+
+
+def _default_space() -> dict[str, Range]:
+    return {
+        "learning_rate": Range(log_uniform=(1e-5, 3e-4)),
+        "batch_size": Range(choice=(16, 32)),
+        "weight_decay": Range(uniform=(0.0, 0.1)),
+    }
+
+
+class Search(Settings):
+    """The search over hyperparameters."""
+
+    space: Annotated[dict[str, Range], Field(min_length=1)] = Field(default_factory=_default_space)
+    """From a field of `train` to the values it may take."""
+    num_trials: PositiveInt = 20
+    """Fine-tunings to start; the scheduler stops the unpromising ones early."""
+    max_concurrent: PositiveInt | None = None
+    """Trials at once; when not given, as many as the cluster holds."""
+    time_budget_s: PositiveFloat | None = None
+    """No new trial starts and running ones end after this long."""
+    metric: Metric = "accuracy"
+    """What is selected by, measured on the validation split."""
+    scheduler: Literal["asha", "fifo"] = "asha"
+    """`asha` stops the worse trials at each rung; `fifo` trains every trial in full."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds the sampler (TPE)."""
+
+
+class Tracking(Settings):
+    """Where runs are recorded."""
+
+    mlflow_uri: str | None = None
+    """MLflow tracking URI; when not given, MLFLOW_TRACKING_URI, the running cluster's, or SQLite under `storage`."""
+    experiment: str | None = None
+    """MLflow experiment; when not given, the recipe's name."""
+
+
+class Gate(Settings):
+    """When a candidate replaces the champion: a paired bootstrap on the same test rows."""
+
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    """What is compared, on the test split."""
+    min_improvement: Annotated[float, Field(gt=-1.0, lt=1.0)] = 0.0
+    """The confidence interval of (candidate - champion) must lie above this; below 0 tolerates a small loss."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Two-sided confidence level of that interval."""
+    minimum: Fraction = 0.0
+    """A candidate below this is never promoted, champion or not."""
+
+
+class QuickCheck(Settings):
+    """A text whose label the model must get right, before it is logged and again after loading."""
+
+    text: Annotated[str, Field(min_length=1)]
+    """What is classified."""
+    label: str
+    """What the model must answer."""
+
+
+def _registrable_name(name: str) -> str:
+    if not name.strip() or name in {".", ".."} or set(name) & set("/:"):
+        raise ValueError(
+            f"{name!r} cannot be registered; MLflow wants a name that is not empty and holds no '/' or ':'"
+        )
+    return name
+
+
+class Registry(Settings):
+    """How the winner is registered."""
+
+    model: (
+        Annotated[str, AfterValidator(_registrable_name), Field(json_schema_extra={"pattern": r"^[^/:]+$"})] | None
+    ) = None
+    """Registered model's name; when not given, the recipe's name."""
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "champion"
+    """The alias that serving follows."""
+    gate: Gate = Gate()
+    """When the alias moves."""
+    quick_checks: tuple[QuickCheck, ...] = ()
+    """Texts with known labels, tried before and after logging."""
+
+
+class Serve(Settings):
+    """The endpoint."""
+
+    min_replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas kept while idle; 0 costs nothing."""
+    max_replicas: PositiveInt = 2
+    """Replicas under load."""
+    target_ongoing_requests: PositiveFloat = 2.0
+    """Batches in flight per replica that the autoscaler aims for."""
+    downscale_to_zero_delay_s: NonNegativeFloat = 300.0
+    """Idle time after which the last replica goes."""
+    max_queued_requests: PositiveInt = 256
+    """Texts that may wait; beyond that the answer is 429."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
+        return self
+
+
+def _sensible_name(name: str) -> str:
+    if name in {"docs", "openapi", "healthz", "redoc"}:
+        raise ValueError(f"{name!r} is a path of the gateway itself; choose another name")
+    return name
+
+
+class Recipe(Settings):
+    """One job: the data, the model, how to train, search, register and serve it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"), AfterValidator(_sensible_name)]
+    """Names the experiment, the registered model and the endpoint: lower-case letters, digits and dashes."""
+    storage: str | None = None
+    """Folder or URL for prepared data, checkpoints and results; when not given, TUNESERVE_STORAGE, the running
+    cluster's, or `./outputs`."""
+    data: Data
+    """Where the labelled texts come from."""
+    model: Model
+    """The pretrained encoder to start from."""
+    train: Train = Train()
+    """One fine-tuning."""
+    search: Search = Search()
+    """The search over hyperparameters."""
+    tracking: Tracking = Tracking()
+    """Where runs are recorded."""
+    registry: Registry = Registry()
+    """How the winner is registered."""
+    serve: Serve = Serve()
+    """The endpoint."""
+
+    @field_validator("search")
+    @classmethod
+    def _space_is_searchable(cls, search: Search) -> Search:
+        problems = [problem for name, values in search.space.items() for problem in _space_problems(name, values)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return search
+
+    @property
+    def registered_model(self) -> str:
+        """The registered model's name."""
+        return self.registry.model or self.name
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment's name."""
+        return self.tracking.experiment or self.name
+
+
+def _space_problems(name: str, values: Range) -> list[str]:
+    """What `train` would refuse of a searched setting's bounds."""
+    if name not in SEARCHABLE:
+        return [f"space.{name} cannot be searched; choose from {', '.join(SEARCHABLE)}"]
+    kind = "uniform" if values.uniform else "log_uniform" if values.log_uniform else None
+    if kind and Train.model_fields[name].annotation is int:
+        return [f"space.{name} takes whole numbers, and {kind} draws fractions; use int or choice"]
+    problems = []
+    for value in values.bounds():
+        try:
+            Train.model_validate({name: value})
+        except ValidationError as error:
+            problems.append(f"space.{name} holds {value:g}: {error.errors()[0]['msg']}")
+    return problems

@@ -1,0 +1,176 @@
+"""Registered models in MLflow: what an alias points to, where its files are, and moving it.
+
+The registry is the only thing that tuning and serving share. A version's artifact folder holds a complete MLflow
+transformers model, `onnx/` (what `common.classifier` loads), `recipe.yaml` and the model card.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from common.errors import RegistryError, TrackingError
+from common.location import filesystem, join
+from common.tracking import open_client, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ONNX_FOLDER = "onnx"
+
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's codes for a missing model or version, and for a missing alias."""
+
+_COMPLETE = "COMPLETE"  # written last into a copied folder: object stores cannot rename one
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a registered model; `uri` is its artifact folder."""
+
+    name: str
+    version: int
+    uri: str
+    run_id: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class ModelRegistry:
+    """The registered models of one tracking server or database.
+
+    Methods raise `RegistryError` for what is not there, and `TrackingError` when nothing answers.
+    """
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.tracking_uri = tracking_uri
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        """Opened when it is needed; a database that is not there is not made: nothing is registered in it."""
+        database = sqlite_file(self.tracking_uri)
+        if database is not None and not database.exists():
+            raise RegistryError(
+                f"nothing is registered: there is no database {database}; run `tuneserve run` (or `tuneserve promote`) "
+                "first, or name the storage that holds it"
+            )
+        return open_client(self.tracking_uri)
+
+    def by_alias(self, name: str, alias: str) -> ModelVersion:
+        """The version that `alias` points to."""
+        way_out = f"run `tuneserve promote` (or `tuneserve run`) with a recipe that registers {name!r}"
+        with self._explained(f"no version of model {name!r} carries the alias {alias!r}", way_out):
+            return self._version(self._client.get_model_version_by_alias(name, alias))
+
+    def by_version(self, name: str, version: int) -> ModelVersion:
+        """That version."""
+        with self._explained(f"model {name!r} has no version {version}", "see `tuneserve status` for what there is"):
+            return self._version(self._client.get_model_version(name, str(version)))
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """All versions, oldest first; empty when nothing is registered under that name."""
+        with self._explained(f"the versions of model {name!r} cannot be listed", "check the name"):
+            found: list[ModelVersion] = []
+            token = None
+            while True:
+                page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
+                found += [self._version(version) for version in page]
+                token = page.token
+                if not token:
+                    return sorted(found, key=lambda version: version.version)
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Moves `alias` to `version`, which remembers what it replaced: `rollback` goes there."""
+        try:
+            replaced = self.by_alias(name, alias).version
+        except RegistryError:
+            replaced = None
+        if replaced == version:
+            return
+        with self._explained(f"the alias {alias!r} of {name!r} cannot move to version {version}", "see its versions"):
+            if replaced is not None:
+                self._client.set_model_version_tag(name, str(version), _replaced_tag(alias), str(replaced))
+            self._client.set_registered_model_alias(name, alias, str(version))
+
+    def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Sets tags of a version; one that is there is replaced."""
+        with self._explained(f"version {version} of {name!r} cannot be tagged", "see its versions"):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, str(version), key, value)
+
+    def rollback(self, name: str, alias: str) -> tuple[int, int]:
+        """Moves `alias` back to the version that it pointed to before; returns (from, to)."""
+        current = self.by_alias(name, alias)
+        replaced = current.tags.get(_replaced_tag(alias))
+        if replaced is None:
+            raise RegistryError(
+                f"version {current.version} is the first that carried the alias {alias!r} of {name!r}: there is none "
+                "to go back to; promote another model instead"
+            )
+        target = self.by_version(name, int(replaced))
+        with self._explained(f"the alias {alias!r} of {name!r} cannot move to version {replaced}", "see its versions"):
+            self._client.set_registered_model_alias(name, alias, replaced)
+        return current.version, target.version
+
+    def download(self, version: ModelVersion, subfolder: str, destination: Path) -> Path:
+        """Copies a folder of the version's artifacts (`""`: all) below `destination` and returns where it is now."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        what = f"{subfolder or 'the artifacts'} of {version.name!r} version {version.version} at {version.uri}"
+        destination.mkdir(parents=True, exist_ok=True)
+        with self._explained(f"cannot read {what}", "check that its artifact store is reachable"):
+            repository = get_artifact_repository(version.uri, tracking_uri=self.tracking_uri)
+            copied: str = repository.download_artifacts(subfolder, str(destination))  # type: ignore[no-untyped-call]
+            return Path(copied)
+
+    def fetchable_uri(self, version: ModelVersion, storage: str) -> str:
+        """The `onnx` folder as a URI that `pyarrow.fs` opens.
+
+        Artifacts that only MLflow can read (its server proxies them) are copied to `storage`/served once.
+        """
+        uri = f"{version.uri.rstrip('/')}/{ONNX_FOLDER}"
+        try:
+            fs.FileSystem.from_uri(uri)
+        except pa.ArrowInvalid:
+            return self._copy_to_storage(version, storage)
+        return uri
+
+    def _copy_to_storage(self, version: ModelVersion, storage: str) -> str:
+        target_uri = join(storage, "served", version.name, str(version.version))
+        files, target = filesystem(target_uri)
+        if files.get_file_info(f"{target}/{_COMPLETE}").type == fs.FileType.NotFound:
+            with TemporaryDirectory() as folder:
+                source = self.download(version, ONNX_FOLDER, Path(folder))
+                files.create_dir(target)
+                fs.copy_files(str(source), target, destination_filesystem=files)
+            with files.open_output_stream(f"{target}/{_COMPLETE}"):
+                pass
+        return target_uri
+
+    def _version(self, found: Any) -> ModelVersion:
+        """The location is asked for: `source` may be an alias for another version's or a logged model's folder."""
+        uri = self._client.get_model_version_download_uri(found.name, found.version)
+        tags: Mapping[str, str] = found.tags
+        return ModelVersion(found.name, int(found.version), uri, found.run_id or "", dict(tags))
+
+    @contextmanager
+    def _explained(self, problem: str, way_out: str) -> Iterator[None]:
+        """Tells what is not there from a registry in trouble: the latter must never pass for an empty one."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            absent = isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in _ABSENT
+            if not absent:
+                raise TrackingError(f"{self.tracking_uri} refuses: {str(error).strip()}") from error
+            raise RegistryError(f"{problem} in {self.tracking_uri} ({str(error).strip()}); {way_out}") from error
+
+
+def _replaced_tag(alias: str) -> str:
+    return f"tuneserve.replaced.{alias}"

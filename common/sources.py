@@ -1,0 +1,102 @@
+"""Where labelled texts come from: a file, a folder, a URL, the Hub, or what ships with tuneserve."""
+
+import os
+
+import pyarrow as pa
+import pyarrow.fs
+
+from common.builtin import finance_headlines
+from common.errors import DataError
+from common.hub import hub_or_cache
+from common.location import filesystem, is_url
+from common.recipe import BUILTIN, Data
+from common.table_files import READERS, SCHEMA, as_strings, check_columns
+
+
+def read_source(data: Data, source: str) -> pa.Table:
+    """All rows of `source` (one of `data`'s three) as a table of `text` and `label` strings.
+
+    Labels are as the data writes them: integers `0`, a Hub data set's class labels by their names. Raises DataError
+    when the source is not there, cannot be read, or lacks a column.
+    """
+    if source.startswith(BUILTIN):
+        return _builtin(source)
+    if is_url(source) or os.path.isabs(source):
+        return _read_files(data, source)
+    if source == data.source:
+        return _read_hub(data, "train")
+    if is_url(data.source) or os.path.isabs(data.source) or data.source.startswith(BUILTIN):
+        raise DataError(f"{source} is no file, and names a Hub split only when data.source is a Hub data set")
+    return _read_hub(data, source)
+
+
+def _builtin(source: str) -> pa.Table:
+    if source != f"{BUILTIN}finance_headlines":
+        raise DataError(f"{source} does not ship with tuneserve; {BUILTIN}finance_headlines does")
+    return finance_headlines()
+
+
+def _read_files(data: Data, source: str) -> pa.Table:
+    opened, path = filesystem(source)
+    try:
+        files = _files_at(opened, path, source)
+        tables = [_read_file(opened, file, data) for file in files]
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error}") from error
+    return pa.concat_tables(tables)
+
+
+def _files_at(opened: pyarrow.fs.FileSystem, path: str, source: str) -> list[str]:
+    """The file itself, or the data files below a folder in the order of their names."""
+    found = opened.get_file_info(path)
+    if found.type == pyarrow.fs.FileType.NotFound:
+        raise DataError(f"there is no file or folder {source}; check data.source and the other sources")
+    if found.type == pyarrow.fs.FileType.File:
+        return [path]
+    below = opened.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
+    names = sorted(file.path for file in below if file.type == pyarrow.fs.FileType.File)
+    files = [name for name in names if _ending(name) in READERS and not name.rsplit("/", 1)[-1].startswith((".", "_"))]
+    if not files:
+        raise DataError(f"folder {source} holds no {', '.join(READERS)} file among its {len(names)} files")
+    return files
+
+
+def _read_file(opened: pyarrow.fs.FileSystem, path: str, data: Data) -> pa.Table:
+    reader = READERS.get(_ending(path))
+    if reader is None:
+        raise DataError(f"{path} is of no kind that tuneserve reads; give it one of the endings {', '.join(READERS)}")
+    with opened.open_input_stream(path) as stream:  # unpacks .gz, .bz2, .zst by the name's ending
+        return reader(stream.read(), path, data)
+
+
+def _ending(path: str) -> str:
+    """The part of a file name that tells its kind: `.csv` for `a.csv` and `a.csv.gz`."""
+    name = path.rsplit("/", 1)[-1].lower()
+    for packed in (".gz", ".bz2", ".zst"):
+        name = name.removesuffix(packed)
+    return f".{name.rsplit('.', 1)[-1]}" if "." in name else ""
+
+
+def _read_hub(data: Data, split: str) -> pa.Table:
+    import datasets  # here, because only Hub sources need it and it takes a second
+
+    name = data.source
+    with hub_or_cache() as answers:
+        try:
+            rows = datasets.load_dataset(name, revision=data.revision, split=split)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            state = "the Hub does not give it" if answers else "the Hub does not answer and it is not in the cache"
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"data set {name!r}, split {split!r}: no such file here, and {state} ({reason}); check data.source"
+            ) from error
+    check_columns(tuple(rows.column_names), f"Hub data set {name}", data)
+    rows = rows.select_columns([data.text_column, data.label_column])
+    label = rows.features[data.label_column]
+    table = rows.with_format("arrow")[:].select([data.text_column, data.label_column])
+    if isinstance(label, datasets.ClassLabel):
+        names = pa.array(
+            [None if value is None or value < 0 else label.names[value] for value in table.column(1).to_pylist()]
+        )
+        return pa.table([table.column(0).cast(pa.string()), names], schema=SCHEMA)
+    return as_strings(table, f"Hub data set {name}", data)

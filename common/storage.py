@@ -1,0 +1,41 @@
+"""Small files in `storage`, which is a folder or any URL that pyarrow or fsspec opens."""
+
+import json
+import uuid
+from typing import Any
+
+import pyarrow.fs
+
+from common.location import filesystem
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Writes a file as a whole or not at all."""
+    files, path = filesystem(uri)
+    files.create_dir(path.rpartition("/")[0], recursive=True)
+    partial = f"{path}.{uuid.uuid4().hex[:8]}.part"
+    with files.open_output_stream(partial) as stream:
+        stream.write(content)
+    files.move(partial, path)
+
+
+def write_json(uri: str, document: Any) -> None:
+    """Writes a JSON file as a whole or not at all."""
+    write_bytes(uri, json.dumps(document, indent=2, ensure_ascii=False).encode())
+
+
+def read_json(uri: str) -> Any:
+    """The content of a JSON file, or None when there is no such file."""
+    files, path = filesystem(uri)
+    try:
+        with files.open_input_stream(path) as stream:
+            return json.loads(stream.read())
+    except FileNotFoundError:
+        return None
+
+
+def list_folder(uri: str) -> list[str]:
+    """Names of what stands directly in a folder, sorted; empty when there is no such folder."""
+    files, path = filesystem(uri)
+    selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
+    return sorted(info.base_name for info in files.get_file_info(selector))

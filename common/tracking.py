@@ -1,0 +1,288 @@
+"""Recording runs in MLflow: parameters, metrics by epoch, the data's digest and the recipe.
+
+Everything goes through an explicit `MlflowClient`, never through MLflow's process-wide "active run": a driver, its Ray
+actors and a notebook can record side by side. MLflow itself is imported when a tracker is opened, because that import
+already sets up its telemetry and logging and takes a second.
+"""
+
+import fcntl
+import getpass
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from common.errors import TrackingError
+from common.location import local_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROBE_TIMEOUT_S = 4.0
+"""A tracking server that has not answered by then is reported as not answering."""
+
+_SQLITE = "sqlite:///"
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}
+_MAX_DIGEST_LENGTH = 36  # of MLflow's dataset table
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended."""
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """What a run was trained on, as MLflow shows it; `num_rows` is by split."""
+
+    name: str
+    digest: str
+    source: str
+    num_rows: Mapping[str, int] = field(default_factory=dict)
+
+
+def sqlite_uri(storage: str) -> str:
+    """The MLflow database in `storage`, as a tracking URI."""
+    folder = local_path(storage)
+    if folder is None:
+        raise TrackingError(
+            f"storage {storage} cannot hold an SQLite database, and no tracking server is named; set "
+            "tracking.mlflow_uri in the recipe or the variable MLFLOW_TRACKING_URI"
+        )
+    return f"{_SQLITE}{folder.absolute() / 'mlflow.db'}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of an SQLite tracking URI, else None."""
+    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+
+
+def absolute(uri: str) -> str:
+    """A tracking URI that means the same from any folder: an SQLite database's path made absolute against this one."""
+    path = uri.removeprefix(_SQLITE)
+    if path == uri or not path or path.startswith(":"):  # a server, or `:memory:`
+        return uri
+    return f"{_SQLITE}{Path(path).absolute()}"
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """A client for a tracking server or database that answers; a new SQLite database is migrated here, once.
+
+    Raises `TrackingError` within seconds when nothing answers at `uri`.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+    from mlflow.telemetry import set_telemetry_client
+
+    # Again: MLflow may have been imported before the settings above were made.
+    set_telemetry_client()  # type: ignore[no-untyped-call]
+    if "MLFLOW_LOGGING_LEVEL" in os.environ:
+        logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
+    _probe(uri)
+    with _explained(uri), _database_lock(uri):
+        return mlflow.MlflowClient(uri, registry_uri=uri)
+
+
+class Tracker:
+    """One MLflow experiment. `open` makes one."""
+
+    def __init__(self, uri: str, client: "MlflowClient", experiment_id: str) -> None:
+        self.uri = uri
+        self.client = client
+        self.experiment_id = experiment_id
+
+    @classmethod
+    def open(cls, uri: str, experiment: str) -> Self:
+        """The experiment of that name at `uri`; made when it is new, with its artifacts beside an SQLite database.
+
+        Raises `TrackingError` when nothing answers at `uri`, or when it refuses.
+        """
+        client = open_client(uri)
+        with _explained(uri), _database_lock(uri):
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                artifacts = _artifact_location(uri, experiment)
+                return cls(uri, client, client.create_experiment(experiment, artifact_location=artifacts))
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(found.experiment_id)
+            return cls(uri, client, found.experiment_id)
+
+    def start(
+        self,
+        name: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent_run_id: str | None = None,
+        recipe_yaml: str | None = None,
+        dataset: DatasetInput | None = None,
+    ) -> str:
+        """Starts a run and returns its id; `parent_run_id` makes it a child in MLflow's table of runs."""
+        all_tags = {"mlflow.user": _user(), **(tags or {})}
+        if parent_run_id is not None:
+            all_tags["mlflow.parentRunId"] = parent_run_id
+        with _explained(self.uri):
+            run = self.client.create_run(self.experiment_id, run_name=name, tags=all_tags)
+            run_id: str = run.info.run_id
+            self.log_params(run_id, params or {})
+            if recipe_yaml is not None:
+                self.client.log_text(run_id, recipe_yaml, "recipe.yaml")
+            if dataset is not None:
+                self.client.log_inputs(run_id, [_dataset_entity(dataset)])
+        return run_id
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Records parameters; MLflow refuses to change one that is already there."""
+        from mlflow.entities import Param
+
+        with _explained(self.uri):
+            self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Records metrics in one request, at `step` (an epoch, say)."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        rows = [Metric(key, float(value), now_ms, step or 0) for key, value in metrics.items()]
+        with _explained(self.uri):
+            self.client.log_batch(run_id, metrics=rows)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Sets tags; one that is there is replaced."""
+        from mlflow.entities import RunTag
+
+        with _explained(self.uri):
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def find_runs(self, tags: Mapping[str, str], *, everywhere: bool = False) -> list[str]:
+        """Ids of the runs that carry all these tags, newest first; `everywhere` looks beyond this experiment."""
+        with _explained(self.uri):
+            ids = [self.experiment_id]
+            if everywhere:
+                ids = [found.experiment_id for found in _pages(self.client.search_experiments)]
+            condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+            return [run.info.run_id for run in _pages(self.client.search_runs, ids, condition)]
+
+    def reopen(self, run_id: str) -> None:
+        """Marks a run as running again, after an interruption."""
+        with _explained(self.uri):
+            self.client.update_run(run_id, status="RUNNING")
+
+    def finish(self, run_id: str, status: RunStatus = "FINISHED") -> None:
+        """Ends a run."""
+        with _explained(self.uri):
+            self.client.set_terminated(run_id, status)
+
+
+def _user() -> str:
+    """Who runs this; the user's number where it has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # before and since Python 3.13
+        return str(os.getuid())
+
+
+def _pages(search: Any, *arguments: Any) -> Iterator[Any]:
+    """Every result of one of MLflow's paged searches."""
+    token = None
+    while True:
+        page = search(*arguments, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _dataset_entity(dataset: DatasetInput) -> Any:
+    from mlflow.entities import Dataset, InputTag
+    from mlflow.entities import DatasetInput as Input
+
+    entity = Dataset(
+        name=dataset.name,
+        digest=dataset.digest[:_MAX_DIGEST_LENGTH],
+        source_type="tuneserve",
+        source=json.dumps({"source": dataset.source, "digest": dataset.digest}),
+        profile=json.dumps({f"{split}_rows": count for split, count in dataset.num_rows.items()}),
+    )
+    return Input(entity, [InputTag("mlflow.data.context", "training")])
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    """Beside the database for SQLite; a server decides for itself."""
+    database = sqlite_file(uri)
+    return (database.parent / "mlflow-artifacts" / experiment).as_uri() if database else None
+
+
+def _probe(uri: str) -> None:
+    """Any answer below 500 will do: MLflow itself would retry a silent server for minutes."""
+    way_out = "start it, or correct tracking.mlflow_uri, MLFLOW_TRACKING_URI"
+    scheme = uri.partition("://")[0].partition("+")[0]
+    if scheme in _DATABASE_PORTS:
+        _probe_database(uri, _DATABASE_PORTS[scheme], way_out)
+    if scheme not in {"http", "https"}:
+        return
+    try:
+        status = httpx.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+        raise TrackingError(f"the tracking server {uri} does not answer ({reason}); {way_out}") from error
+    if status >= 500:
+        raise TrackingError(f"the tracking server {uri} answers with status {status}; {way_out}")
+
+
+def _probe_database(uri: str, default_port: int, way_out: str) -> None:
+    """Connects to the database server's port and no more; the error leaves out the URI, which may hold a password."""
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port or default_port
+    except ValueError:  # several hosts, say: what the driver accepts is its own matter
+        return
+    if not host:  # a socket of this machine
+        return
+    try:
+        socket.create_connection((host, port), PROBE_TIMEOUT_S).close()
+    except OSError as error:
+        raise TrackingError(f"the tracking database at {host}:{port} does not answer ({error}); {way_out}") from error
+
+
+@contextmanager
+def _database_lock(uri: str) -> Iterator[None]:
+    """Lets one process at a time migrate an SQLite database and create experiments in it."""
+    database = sqlite_file(uri)
+    if database is None:
+        yield
+        return
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with (database.parent / ".mlflow.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise TrackingError(f"the database {uri} cannot be opened: {error}; choose another storage") from error
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turns MLflow's exceptions into a `TrackingError` that names the server."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        raise TrackingError(f"{uri} refuses: {str(error).strip()}") from error
