@@ -1,0 +1,248 @@
+"""From the winner of a search to a registered version, and to the champion if it earns that.
+
+A promotion that was cut off is finished by running it again: a version is recognised by its training run, and says in
+its tags what was decided.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+
+from common.classifier import Classifier
+from common.errors import PromotionError, RegistryError
+from common.location import filesystem, local_path
+from common.recipe import Recipe
+from common.registry import ONNX_FOLDER, ModelRegistry, ModelVersion
+from common.tokenised import PreparedData, read_split
+from common.tracking import Tracker
+from tune.evaluation import (
+    TRAINED_ON_FOLDER,
+    answer,
+    load_classifier,
+    quick_check_failures,
+    rival,
+    write_trained_on,
+)
+from tune.export import ExportReport, export
+from tune.gate import Verdict, judge
+from tune.model_card import model_card
+from tune.registration import load_pipeline, register, write_model
+
+_TEST_DIGEST = "tuneserve.test_digest"
+_DECISION = "tuneserve.promotion"
+_SETTLED = "tuneserve.settled"
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of a candidate: registered as `version`, and whether the alias moved to it.
+
+    `metrics` are those of the test split. `gate` holds metric, candidate, champion, difference, interval [low, high],
+    confidence, rows, excluded_rows, test_split_uses and reason.
+    """
+
+    model: str
+    version: int
+    promoted: bool
+    metrics: dict[str, float]
+    gate: dict[str, Any]
+
+
+def promote(
+    recipe: Recipe,
+    prepared: PreparedData,
+    checkpoint: str,
+    tracker: Tracker,
+    run_id: str,
+    recipe_yaml: str,
+    storage: str,
+) -> Promotion:
+    """Exports, judges and registers a checkpoint; moves the alias to it when the gate passes.
+
+    `run_id` is the training run that made the checkpoint; the test metrics are added to it. Doing the same again
+    returns the same and registers nothing twice.
+
+    Raises:
+        PromotionError: when the checkpoint cannot be exported or registered, or the champion cannot be scored.
+    """
+    registry = ModelRegistry(tracker.uri)
+    registered = next((found for found in registry.versions(recipe.registered_model) if found.run_id == run_id), None)
+    champion = _champion(registry, recipe)
+    settings = _settings_digest(recipe, prepared)
+    decided = _decision(registered, settings, champion)
+    if decided is None:
+        if champion is not None and champion.run_id == run_id:
+            champion = None  # judged anew, against nobody: it is the champion
+        with TemporaryDirectory(prefix="tuneserve-") as folder:
+            attempt = _Attempt(recipe, prepared, tracker, registry, run_id, Path(folder))
+            decided = attempt.decide(checkpoint, recipe_yaml, champion, registered)
+        registry.set_tags(decided.model, decided.version, _decision_tags(decided, settings, champion))
+    elif registered is not None and registered.tags.get(_SETTLED) == "true":
+        return decided
+    if decided.promoted:
+        # Where MLflow alone can read the artifacts, replicas find a copy before the alias sends them there.
+        registry.fetchable_uri(registry.by_version(decided.model, decided.version), storage)
+        registry.set_alias(decided.model, recipe.registry.alias, decided.version)
+    registry.set_tags(decided.model, decided.version, {_SETTLED: "true"})
+    return decided
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One candidate, with its files in a temporary folder."""
+
+    recipe: Recipe
+    prepared: PreparedData
+    tracker: Tracker
+    registry: ModelRegistry
+    run_id: str
+    work: Path
+
+    def decide(
+        self, checkpoint: str, recipe_yaml: str, champion: ModelVersion | None, registered: ModelVersion | None
+    ) -> Promotion:
+        """Registers the candidate, unless an earlier attempt did, and says whether it is to be the champion."""
+        local = _local_checkpoint(checkpoint, self.work / "checkpoint")
+        validation = read_split(self.prepared, "validation")
+        exported = export(
+            local,
+            self.work / ONNX_FOLDER,
+            max_length=self.prepared.max_length,
+            texts=validation["text"].to_pylist(),
+            labels=[self.prepared.labels[index] for index in validation["label"].to_pylist()],
+        )
+        candidate = load_classifier(self.work / ONNX_FOLDER)
+        metrics, verdict = self._judge(candidate, champion)
+        if registered is None:
+            self._write_artifacts(local, recipe_yaml, metrics, verdict, exported)
+            version = register(
+                self.tracker,
+                self.run_id,
+                self.work / "model",
+                name=self.recipe.registered_model,
+                description=verdict.reason,
+                metrics=metrics,
+                tags={"tuneserve.data_digest": self.prepared.data_digest, "tuneserve.precision": exported.precision},
+            )
+        else:
+            version = registered.version
+        failures = self._failures_once_registered(version, candidate)
+        if failures:
+            verdict = replace(verdict, passed=False, reason="; ".join([verdict.reason, *failures]))
+        gate = json.loads(json.dumps(asdict(verdict)))
+        promoted = gate.pop("passed")
+        return Promotion(self.recipe.registered_model, version, promoted, metrics, gate)
+
+    def _judge(self, candidate: Classifier, champion: ModelVersion | None) -> tuple[dict[str, float], Verdict]:
+        """The test metrics and what the gate says; the use of the test split is on record before it is looked at."""
+        self.tracker.set_tags(self.run_id, {_TEST_DIGEST: self.prepared.test_digest})
+        users = set(self.tracker.find_runs({_TEST_DIGEST: self.prepared.test_digest}, everywhere=True))
+        opponent = rival(self.registry, champion, self.work / "champion") if champion else None
+        opponent_labels = opponent.classifier.labels if opponent else ()
+        answers = answer(candidate, read_split(self.prepared, "test"), self.prepared.labels, opponent_labels)
+        verdict = judge(
+            self.recipe.registry.gate,
+            answers.predicted,
+            answers.actual,
+            len(answers.labels),
+            rivalry=opponent.rivalry(answers) if opponent else None,
+            quick_check_failures=self._quick_checks(candidate, _by_classifier(candidate), "before logging"),
+            test_split_uses=len(users - {self.run_id}),
+        )
+        return answers.metrics(), verdict
+
+    def _write_artifacts(
+        self, checkpoint: Path, recipe_yaml: str, metrics: dict[str, float], verdict: Verdict, exported: ExportReport
+    ) -> None:
+        """Everything that is registered, in one folder: `model` below the temporary one."""
+        folder = self.work / "model"
+        validation, train = (read_split(self.prepared, split)["text"] for split in ("validation", "train"))
+        card = model_card(
+            self.prepared,
+            name=self.recipe.registered_model,
+            alias=self.recipe.registry.alias,
+            metrics=metrics,
+            verdict=verdict,
+            exported=exported,
+            params=self.tracker.client.get_run(self.run_id).data.params,
+        )
+        examples = [check.text for check in self.recipe.registry.quick_checks] or validation[:1].to_pylist()
+        write_model(folder, checkpoint, max_length=self.prepared.max_length, examples=examples, card=card)
+        shutil.copytree(self.work / ONNX_FOLDER, folder / ONNX_FOLDER)
+        write_trained_on(folder / TRAINED_ON_FOLDER, [*train.to_pylist(), *validation.to_pylist()])
+        (folder / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
+
+    def _failures_once_registered(self, version: int, candidate: Classifier) -> list[str]:
+        """What is wrong with the version as the registry gives it back; the quick checks run once more."""
+        found = self.registry.by_version(self.recipe.registered_model, version)
+        folder = self.registry.download(found, "", self.work / "registered")
+        reloaded = load_classifier(folder / ONNX_FOLDER)
+        text = read_split(self.prepared, "validation")["text"][:1].to_pylist()
+        failures = []
+        if not np.allclose(reloaded.logits(text), candidate.logits(text), atol=1e-4):
+            failures.append("the registered ONNX model does not answer as it did before logging")
+        failures += self._quick_checks(candidate, _by_classifier(reloaded), "after loading")
+        return failures + self._quick_checks(candidate, load_pipeline(folder), "after loading as MLflow pipeline")
+
+    def _quick_checks(self, candidate: Classifier, classify: Callable[[list[str]], list[str]], when: str) -> list[str]:
+        return quick_check_failures(self.recipe.registry.quick_checks, candidate.labels, classify, when)
+
+
+def _by_classifier(classifier: Classifier) -> Callable[[list[str]], list[str]]:
+    return lambda texts: [prediction.label for prediction in classifier.classify(texts)]
+
+
+def _champion(registry: ModelRegistry, recipe: Recipe) -> ModelVersion | None:
+    """The version under the alias."""
+    try:
+        return registry.by_alias(recipe.registered_model, recipe.registry.alias)
+    except RegistryError:
+        return None
+
+
+def _settings_digest(recipe: Recipe, prepared: PreparedData) -> str:
+    """Changes when the same candidate is to be judged anew."""
+    judged_by = [recipe.registry.model_dump_json(), prepared.test_digest]
+    return hashlib.sha256("\n".join(judged_by).encode()).hexdigest()
+
+
+def _decision_tags(promotion: Promotion, settings: str, champion: ModelVersion | None) -> dict[str, str]:
+    """Written one by one: first that nothing is settled, then the decision in one piece."""
+    judged = {"settings": settings, "champion": champion and champion.version, "promotion": asdict(promotion)}
+    return {
+        _SETTLED: "false",
+        _DECISION: json.dumps(judged),
+        "tuneserve.gate": "passed" if promotion.promoted else "not passed",
+    }
+
+
+def _decision(registered: ModelVersion | None, settings: str, champion: ModelVersion | None) -> Promotion | None:
+    """What an earlier attempt decided under the same settings, against the same champion or as the champion."""
+    if registered is None or _DECISION not in registered.tags:
+        return None
+    decision = json.loads(registered.tags[_DECISION])
+    present = champion and champion.version
+    if decision["settings"] != settings or present not in (decision["champion"], registered.version):
+        return None
+    return Promotion(**decision["promotion"])
+
+
+def _local_checkpoint(checkpoint: str, destination: Path) -> Path:
+    """The checkpoint folder itself when it is on this machine, else a copy."""
+    folder = local_path(checkpoint)
+    if folder is None:
+        files, path = filesystem(checkpoint)
+        destination.mkdir()
+        pyarrow.fs.copy_files(path, str(destination), source_filesystem=files)
+        folder = destination
+    if not (folder / "config.json").is_file():
+        raise PromotionError(f"{checkpoint} is not a checkpoint: it has no config.json; train again")
+    return folder

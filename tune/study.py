@@ -1,0 +1,199 @@
+"""The Optuna study of a sweep: the one record of its trials.
+
+The study is stored while the sweep runs. It holds each trial's parameters, its validation metric at every epoch, its
+state, and (as user attributes) its best checkpoint, its MLflow run and the reason of a failure. Whatever ends the
+driver, a new one continues from the study alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search.optuna import OptunaSearch
+
+from common.metrics import direction
+from common.recipe import Search
+from tune.search_space import distributions
+
+FAILURE = "failure"
+"""Key of a result that ends a trial as failed, with the reason as its value."""
+
+GROUP_CHECKPOINT = "checkpoint_path"
+"""Key of a result that says where a Ray Train group stored the epoch's checkpoint: Tune does not keep those."""
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the study knows it."""
+
+    number: int
+    state: str
+    """`running`, `complete`, `pruned` (stopped early by the scheduler) or `failed`."""
+    params: dict[str, float]
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the best epoch with a checkpoint so far."""
+    history: tuple[dict[str, float], ...] = ()
+    """Metrics of every epoch."""
+    checkpoint: str | None = None
+    """Folder or URL of the best epoch's checkpoint."""
+    latest_checkpoint: str | None = None
+    run_id: str | None = None
+    failure: str | None = None
+
+
+def is_better(metric: str, candidate: float, than: float) -> bool:
+    """Whether a metric's value is at least as good as another."""
+    return candidate <= than if direction(metric) == "min" else candidate >= than
+
+
+def journal(path: Path) -> JournalStorage:
+    """The study's storage: a file that any process of this machine may read while the sweep writes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+class StudySearch(OptunaSearch):
+    """`OptunaSearch` (TPE) over a stored study.
+
+    It differs in three ways: trials that the scheduler stops are told to Optuna as PRUNED with their intermediate
+    values, not as COMPLETE with a partial one; a trial that was running when an earlier driver ended is suggested
+    again, with its checkpoint, before new ones; and the study, not a pickle, is what is saved.
+    """
+
+    def __init__(self, search: Search, *, name: str, storage: JournalStorage, epochs: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._epochs = epochs
+        # A resumed sampler with the first seed would suggest its start-up trials again (optuna issue 3255).
+        seed = (search.seed + _num_trials(storage, name)) % 2**32
+        super().__init__(
+            distributions(search.space),
+            metric=search.metric,
+            mode=direction(search.metric),
+            # Optuna's default of 10 random trials would leave TPE out of a short sweep.
+            sampler=optuna.samplers.TPESampler(n_startup_trials=min(10, 1 + search.num_trials // 3), seed=seed),
+            study_name=name,
+            storage=storage,
+        )
+        self.study: optuna.Study = cast("optuna.Study", self._ot_study)
+        self._interrupted = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def settle(self, finish_run: Callable[[str], None]) -> None:
+        """Completes the trials whose training, but not their completion, an earlier driver saw to its end.
+
+        `finish_run` ends a trial's MLflow run. It comes first: a driver that ends here leaves nothing half done.
+        """
+        seen_to_the_end = [
+            frozen
+            for frozen in self._interrupted
+            if frozen.user_attrs.get("latest_epoch") == self._planned_epochs(frozen.params)
+        ]
+        for frozen in seen_to_the_end:
+            finish_run(frozen.user_attrs["run_id"])
+            self._tell(optuna.Trial(self.study, frozen._trial_id), None)
+            self._interrupted.remove(frozen)
+
+    @property
+    def num_finished(self) -> int:
+        """Trials that need no more work, failed ones included."""
+        return len(self.study.get_trials(deepcopy=False, states=FINISHED))
+
+    def trial(self, tune_trial_id: str) -> optuna.Trial:
+        """The Optuna trial behind a Tune trial."""
+        trial: optuna.Trial = self._ot_trials[tune_trial_id]
+        return trial
+
+    def records(self) -> list[TrialRecord]:
+        """All trials of the study, by number."""
+        return [_record(trial) for trial in self.study.get_trials(deepcopy=False)]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The parameters to try next; a trial that an earlier driver left unfinished comes first."""
+        if self._interrupted:
+            frozen = self._interrupted.pop(0)
+            self._ot_trials[trial_id] = optuna.Trial(self.study, frozen._trial_id)
+            return _suggestion(_record(frozen))
+        super().suggest(trial_id)
+        return _suggestion(_record(self._stored(self.trial(trial_id))))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Reports an epoch's metric to the study; an epoch that a resumed trial repeats is reported once."""
+        trial = self.trial(trial_id)
+        if self.metric in result and int(result["epoch"]) not in self._stored(trial).intermediate_values:
+            trial.report(float(result[self.metric]), int(result["epoch"]))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tells the study how a trial ended."""
+        self.on_trial_result(trial_id, result or {})  # Tune does not report the epoch that the scheduler stops at
+        failure = (result or {}).get(FAILURE) or ("its process died; see the log of its worker" if error else None)
+        self._tell(self.trial(trial_id), failure)
+
+    def end_unfinished(self) -> None:
+        """Tells the study that the trials which still run were stopped: Tune does not when its time budget ends."""
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._tell(optuna.Trial(self.study, frozen._trial_id), None)
+
+    def _stored(self, trial: optuna.Trial) -> FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
+
+    def _tell(self, trial: optuna.Trial, failure: str | None) -> None:
+        stored = self._stored(trial)
+        values = list(stored.intermediate_values.values())
+        if stored.state.is_finished():
+            return
+        if failure or not values:
+            trial.set_user_attr(FAILURE, failure or "it ended before its first epoch did")
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif len(values) < self._planned_epochs(trial.params):
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, min(values) if self.mode == "min" else max(values))
+
+    def _planned_epochs(self, params: Mapping[str, Any]) -> int:
+        return int(params.get("epochs", self._epochs))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is stored as it changes."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the study is read when the searcher is made."""
+
+
+def _num_trials(storage: JournalStorage, name: str) -> int:
+    if name not in {study.study_name for study in storage.get_all_studies()}:
+        return 0
+    return storage.get_n_trials(storage.get_study_id_from_name(name))
+
+
+def _suggestion(record: TrialRecord) -> dict[str, Any]:
+    """What a trial is started with (see `tune.trial.run_trial`)."""
+    return {
+        "params": record.params,
+        "number": record.number,
+        "resume_from": record.latest_checkpoint,
+        "reported_epochs": [int(epoch["epoch"]) for epoch in record.history],
+    }
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    attributes: Mapping[str, Any] = trial.user_attrs
+    history: Mapping[str, dict[str, float]] = attributes.get("history", {})
+    return TrialRecord(
+        number=trial.number,
+        state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
+        params=dict(trial.params),
+        # Of the epoch that the checkpoint is of: an epoch whose checkpoint was lost cannot be promoted.
+        metrics=dict(history.get(str(attributes.get("best_epoch")), {})),
+        history=tuple(history.values()),
+        checkpoint=attributes.get("checkpoint"),
+        latest_checkpoint=attributes.get("latest_checkpoint"),
+        run_id=attributes.get("run_id"),
+        failure=attributes.get(FAILURE),
+    )

@@ -1,0 +1,296 @@
+"""One fine-tuning under Ray Train: data-parallel, retried, resumed by its name."""
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+import ray.exceptions
+import ray.train
+from ray.actor import ActorHandle
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.result import Result
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+from common.cluster import resources
+from common.errors import ClusterError, InputError, TrainingError
+from common.metrics import direction
+from common.recipe import Train
+from common.tokenised import PreparedData, local_base_model, local_folder
+from tune.epoch_relay import EpochInbox, EpochRelay
+from tune.train_loop import HISTORY_FILE, TrainLoopConfig, train
+
+OnReport = Callable[[dict[str, float]], None]
+
+MAX_FAILURES = 3
+"""Lost workers that a run survives; Ray counts preempted nodes apart, without limit."""
+
+MAX_STARTS = 10
+"""Times (a minute each) that a run waits for resources that others hold."""
+
+POLL_S = 0.1
+ABORT_TIMEOUT_S = 5.0
+
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s unless set; start, reports and end each wait for it
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished fine-tuning."""
+
+    metrics: dict[str, float]
+    """Of the best epoch, as `tune.train_loop` reports them."""
+    checkpoint: str
+    """Folder (path or URI) of that epoch's checkpoint."""
+    history: tuple[dict[str, float], ...]
+    """All epochs' metrics, also those before an interruption."""
+    seconds: float
+    """Training and validation, over all attempts that count."""
+
+
+def loop_config(prepared: PreparedData, settings: Train, num_threads: int | None) -> TrainLoopConfig:
+    """What the train loop needs on this machine; fetches the prepared data here if they are elsewhere."""
+    return TrainLoopConfig(
+        data_folder=str(local_folder(prepared)),
+        base_model=local_base_model(prepared),
+        labels=prepared.labels,
+        pad_token_id=prepared.pad_token_id,
+        num_threads=num_threads,
+        **settings.model_dump(exclude={"num_workers", "gpus_per_worker"}),
+    )
+
+
+def checkpoint_uri(storage_path: str, run_name: str, epoch: float) -> str:
+    """Where the checkpoint of an epoch (from 1) lies, as long as it is kept: the best and the last are."""
+    return f"{storage_path.rstrip('/')}/{run_name}/epoch-{int(epoch):04d}"
+
+
+def fit(
+    prepared: PreparedData,
+    settings: Train,
+    *,
+    metric: str,
+    run_name: str,
+    storage_path: str,
+    cpus_per_worker: int,
+    on_report: OnReport,
+    use_gpu: bool,
+) -> TrainResult:
+    """Fine-tunes with Ray Train on the cluster that this process is connected to.
+
+    A run that was interrupted continues when it is called again with the same storage path and name; a finished one
+    returns its result at once. So the name must stand for the settings. When `on_report` or a signal raises, the
+    workers are ended and the exception goes on.
+
+    Args:
+        prepared: The data.
+        settings: Of the fine-tuning. With `num_workers.min < max` training is elastic.
+        metric: Says which epoch is the best.
+        run_name: Folder below `storage_path` that holds the run.
+        storage_path: Absolute path or URI that all nodes can write to.
+        cpus_per_worker: CPUs and threads of a worker.
+        on_report: Called here as each epoch ends, with what the train loop reported; not for epochs of earlier calls.
+        use_gpu: Whether workers hold `settings.gpus_per_worker` GPUs each.
+
+    Raises:
+        ClusterError: the cluster cannot hold the workers; raised before anything starts.
+        TrainingError: the training diverged, or failed more often than is retried.
+    """
+    location = f"{storage_path.rstrip('/')}/{run_name}"
+    earlier = _stored_result(location)
+    if earlier is not None and len(_history(earlier)) >= settings.epochs:
+        return _summary(earlier, metric, location)
+    per_worker = {"CPU": float(cpus_per_worker)} | ({"GPU": settings.gpus_per_worker} if use_gpu else {})
+    num_nodes = _check_room(settings, per_worker)
+    with tempfile.TemporaryDirectory(prefix="train-reports-") as folder, _environment(num_nodes):
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={
+                "prepared_uri": prepared.uri,
+                "settings": settings.model_copy(update={"use_gpu": use_gpu}).model_dump(),
+                "num_threads": cpus_per_worker,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=_num_workers(settings), use_gpu=use_gpu, resources_per_worker=per_worker
+            ),
+            run_config=RunConfig(
+                name=run_name,
+                storage_path=storage_path,
+                failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_STARTS),
+                # Ray keeps the last checkpoint beside the best one.
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=1, checkpoint_score_attribute=metric, checkpoint_score_order=direction(metric)
+                ),
+                callbacks=[EpochRelay(Path(folder))],  # type: ignore[list-item]  # internal callbacks are taken too
+            ),
+        )
+        result = _watch(trainer, EpochInbox(Path(folder)), on_report)
+    if result.return_value is not None:
+        raise TrainingError(result.return_value)
+    return _summary(result, metric, location)
+
+
+def _num_workers(settings: Train) -> int | tuple[int, int]:
+    workers = settings.num_workers
+    return workers.max if workers.min == workers.max else (workers.min, workers.max)
+
+
+def _check_room(settings: Train, per_worker: dict[str, float]) -> int:
+    """Returns the number of nodes; raises if the cluster cannot hold the fewest workers."""
+    needed = settings.num_workers.min
+    nodes = resources().nodes
+    offers = [{"CPU": node.num_cpus, "GPU": node.num_gpus} for node in nodes]
+    room = sum(int(min(offer[kind] / amount for kind, amount in per_worker.items())) for offer in offers)
+    if room < needed:
+        unit = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
+        has = ", ".join(f"{sum(offer[kind] for offer in offers):g} {kind}" for kind in ("CPU", "GPU"))
+        raise ClusterError(
+            f"train.num_workers {needed} with {unit} a worker does not fit the cluster: it has room for {room} "
+            f"({has} on {len(nodes)} node(s)). Lower train.num_workers or start a larger cluster."
+        )
+    return len(nodes)
+
+
+@contextmanager
+def _environment(num_nodes: int) -> Iterator[None]:
+    """Ray Train reads its settings from the environment of the process that starts a run."""
+    chosen = dict(ENVIRONMENT)
+    if num_nodes == 1:
+        chosen["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less: with the node all would go anyway
+    added = {name: value for name, value in chosen.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def _train_worker(task: dict[str, Any]) -> str | None:
+    """Runs in each worker. Returns why training cannot work: raising would make Ray try the same again."""
+    try:
+        prepared = PreparedData.load(task["prepared_uri"])
+        config = loop_config(prepared, Train.model_validate(task["settings"]), task["num_threads"])
+        checkpoint = ray.train.get_checkpoint()
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(checkpoint.as_directory())) if checkpoint else None
+            train(config, _report, folder)
+    except FloatingPointError as error:  # of the loss of all workers: each of them raises it
+        return str(error)
+    except (ValueError, InputError) as error:
+        if ray.train.get_context().get_world_size() > 1:
+            raise  # the others would wait for this worker until they time out
+        return str(error)
+    return None
+
+
+def _report(metrics: dict[str, float], folder: Path | None) -> None:
+    checkpoint = ray.train.Checkpoint.from_directory(folder) if folder else None
+    ray.train.report(metrics, checkpoint, checkpoint_dir_name=f"epoch-{int(metrics['epoch']):04d}")
+
+
+def _watch(trainer: TorchTrainer, inbox: EpochInbox, on_report: OnReport) -> Result:
+    """Runs the trainer in a thread and passes reports on from the caller's.
+
+    In the main thread Ray would take over Ctrl-C and turn it into exit code 0; and Tune stops a trial by raising in
+    the thread that reports.
+    """
+    run: Future[Result] = Future()
+    threading.Thread(target=_run, args=(trainer, run), daemon=True, name="ray-train").start()
+    try:
+        while not run.done():
+            _wait(run)
+            for metrics in inbox.receive():
+                on_report(metrics)
+        for metrics in inbox.receive():  # what came in while the last report was passed on
+            on_report(metrics)
+        return run.result()
+    except TrainingFailedError as error:
+        raise TrainingError(_reason(error)) from error
+    finally:
+        while not run.done():  # interrupted
+            _end(inbox.controller())
+            _wait(run)
+
+
+def _end(controller: "ActorHandle[Any] | None") -> None:
+    """Ends a run from outside; its workers end with the controller."""
+    if controller is None:  # not started yet
+        return
+    try:  # the polite way gives back what the run has asked of the autoscaler, which would else expire in minutes
+        ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+        ray.kill(controller)
+
+
+def _run(trainer: TorchTrainer, run: "Future[Result]") -> None:
+    try:
+        run.set_result(cast(Result, trainer.fit()))
+    except BaseException as error:
+        run.set_exception(error)
+
+
+def _wait(run: "Future[Result]") -> None:
+    try:
+        run.exception(timeout=POLL_S)
+    except TimeoutError:
+        return
+
+
+def _reason(error: TrainingFailedError) -> str:
+    """One line from the first cause."""
+    cause: BaseException = error
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        rank, cause = min(error.worker_failures.items())
+        return f"training failed {MAX_FAILURES + 1} times, last in worker {rank}: {_first_line(cause)}"
+    if isinstance(error, ControllerError):
+        cause = error.controller_failure
+    return f"training could not be run: {_first_line(cause)}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def _stored_result(location: str) -> Result | None:
+    """What an earlier call left, None if nothing usable: no report yet."""
+    try:
+        result = Result.from_path(location)
+    except RuntimeError:  # no such folder, or no snapshot in it
+        return None
+    return result if result.checkpoint else None
+
+
+def _history(result: Result) -> tuple[dict[str, float], ...]:
+    last = result.checkpoint
+    assert last is not None, "callers know that an epoch was reported"
+    assert last.filesystem is not None, "Ray sets it for every stored checkpoint"
+    with last.filesystem.open_input_stream(f"{last.path}/{HISTORY_FILE}") as file:
+        return tuple(json.loads(file.read()))
+
+
+def _summary(result: Result, metric: str, location: str) -> TrainResult:
+    sign = 1 if direction(metric) == "max" else -1
+    checkpoint, metrics = max(
+        result.best_checkpoints or [], key=lambda item: (sign * item[1][metric], item[1]["epoch"])
+    )
+    history = _history(result)
+    return TrainResult(
+        metrics=metrics,
+        checkpoint=f"{location}/{Path(checkpoint.path).name}",
+        history=history,
+        seconds=history[-1]["seconds"],
+    )

@@ -1,0 +1,101 @@
+"""One trial of a sweep, in a Ray Tune function.
+
+A trial of one worker trains in the process that Tune gave it, which keeps its imports from trial to trial (a warm
+trial). A trial of several workers starts a Ray Train group from there. Both report the same way.
+"""
+
+import gc
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.tune
+import torch
+
+from common.recipe import Train
+from common.tokenised import PreparedData
+from tune.allocation import Allocation
+from tune.study import FAILURE, GROUP_CHECKPOINT
+from tune.train_loop import train
+from tune.trainer import checkpoint_uri, fit, loop_config
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What all trials of a sweep have in common."""
+
+    prepared_uri: str
+    settings: Train
+    metric: str
+    allocation: Allocation
+    groups_path: str
+    """Where the runs of Ray Train groups are stored."""
+
+
+def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
+    """Trains with the suggested parameters and reports every epoch; a training that fails reports why and ends.
+
+    A failure of the training itself (divergence, out of memory) would only repeat, so it is reported, not raised: the
+    process stays warm for the next trial. Tune's own retries are for processes and nodes that die.
+    """
+    try:
+        settings = Train.model_validate(task.settings.model_dump() | config["params"])
+        prepared = PreparedData.load(task.prepared_uri)
+        if task.allocation.num_workers == 1:
+            _train_here(settings, prepared, task, config["resume_from"])
+        else:
+            _train_in_group(settings, prepared, task, f"trial-{config['number']}", config["reported_epochs"])
+    except Exception as error:
+        logger.warning("trial %s failed", config["number"], exc_info=True)
+        ray.tune.report({FAILURE: f"{type(error).__name__}: {error}".splitlines()[0]})
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _train_here(settings: Train, prepared: PreparedData, task: TrialTask, resume_from: str | None) -> None:
+    def report(metrics: dict[str, float], folder: Path | None) -> None:
+        checkpoint = ray.tune.Checkpoint.from_directory(folder) if folder else None
+        ray.tune.report(metrics, checkpoint=checkpoint)
+
+    with ExitStack() as stack:
+        checkpoint = ray.tune.get_checkpoint()  # set when Tune itself restarts the trial after a lost process
+        if checkpoint is None and resume_from is not None:
+            checkpoint = ray.tune.Checkpoint(resume_from)
+        folder = stack.enter_context(checkpoint.as_directory()) if checkpoint else None
+        config = loop_config(prepared, settings, num_threads=task.allocation.cpus_per_worker)
+        train(config, report, Path(folder) if folder else None)
+
+
+def _train_in_group(
+    settings: Train, prepared: PreparedData, task: TrialTask, run_name: str, reported_epochs: list[int]
+) -> None:
+    reported = set(reported_epochs)
+
+    def report(metrics: dict[str, float]) -> None:
+        reported.add(int(metrics["epoch"]))
+        stored = checkpoint_uri(task.groups_path, run_name, metrics["epoch"])
+        ray.tune.report({**metrics, GROUP_CHECKPOINT: stored})
+
+    result = fit(
+        prepared,
+        settings,
+        metric=task.metric,
+        run_name=run_name,
+        storage_path=task.groups_path,
+        cpus_per_worker=task.allocation.cpus_per_worker,
+        use_gpu=task.allocation.use_gpu,
+        on_report=report,
+    )
+    # What an earlier driver's group had stored when that driver ended, but not reported.
+    for metrics in result.history:
+        if int(metrics["epoch"]) not in reported:
+            kept = checkpoint_uri(task.groups_path, run_name, metrics["epoch"])
+            is_kept = metrics is result.history[-1] or kept == result.checkpoint
+            ray.tune.report({**metrics, GROUP_CHECKPOINT: kept} if is_kept else metrics)
