@@ -1,0 +1,1 @@
+"""Serving: the gateway and the model deployments behind it, on Ray Serve."""

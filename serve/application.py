@@ -1,0 +1,180 @@
+"""Starting the gateway, and deploying, listing and removing endpoints, as Ray Serve applications.
+
+Ray must be initialised. Nothing here wakes a replica: a deployment with `min_replicas: 0` starts at none.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import ray.serve
+
+from common.errors import ClusterError, ServingError
+from common.recipe import Recipe
+from common.registry import ModelRegistry
+from serve.backend import endpoints_in
+from serve.endpoints import Deployment, EndpointSpec
+from serve.protocols import State
+from serve.ray_serve import gateway_application, gateway_url, model_application, quiet, run, serve_details, start
+
+GATEWAY = "_gateway"
+"""Name of the gateway's Serve application; no recipe can have it."""
+
+START_TIMEOUT_S = 90.0
+FOLLOW_TIMEOUT_S = 30.0
+POLL_EVERY_S = 0.1
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """An endpoint that the gateway answers for."""
+
+    url: str
+    model: str
+    version: int
+
+
+@dataclass(frozen=True)
+class EndpointState:
+    """An endpoint as `tuneserve status` shows it; `version` is None while the gateway does not know it."""
+
+    name: str
+    url: str
+    model: str
+    alias: str
+    tracking_uri: str
+    version: int | None
+    replicas: int
+    state: State
+
+
+def start_gateway(host: str, port: int, *, code_uri: str | None = None) -> str:
+    """Starts Serve and the gateway on the head node and returns the gateway's URL; the running one's if there is one.
+
+    `code_uri` is an archive with this code, for clusters that do not have it installed. Raises `ClusterError` when the
+    port is taken by something else, before anything is started, and `ServingError` when the gateway does not come up.
+    """
+    details = serve_details()
+    if details is None:
+        start(host, port)
+    if details is None or details["applications"].get(GATEWAY, {}).get("status") != "RUNNING":
+        run(gateway_application(code_uri), GATEWAY, route_prefix="/")
+        _wait_until_running(GATEWAY)
+    url = _gateway_url()
+    _wait_until(lambda: _get(f"{url}/healthz") is not None, START_TIMEOUT_S, f"the gateway at {url} does not answer")
+    return url
+
+
+def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri: str | None) -> Deployed:
+    """Deploys `recipe.name` and waits until the gateway answers for it; wakes nothing.
+
+    `code_uri` is an archive with this code that replicas run from; None where the nodes have it installed. An endpoint
+    that is deployed like this already is left alone. Raises `RegistryError` when no version carries the alias,
+    `ClusterError` when there is no gateway, and `ServingError` when the endpoint does not come up.
+    """
+    champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
+    url = f"{_gateway_url()}/{recipe.name}"
+    spec = EndpointSpec(
+        model=recipe.registered_model,
+        alias=recipe.registry.alias,
+        tracking_uri=tracking_uri,
+        storage=storage,
+        max_queued_requests=recipe.serve.max_queued_requests,
+        target_ongoing_requests=recipe.serve.target_ongoing_requests,
+        min_replicas=recipe.serve.min_replicas,
+        max_replicas=recipe.serve.max_replicas,
+        downscale_to_zero_delay_s=recipe.serve.downscale_to_zero_delay_s,
+        code_uri=code_uri,
+    )
+    running = _deployed().get(recipe.name)
+    if running is None or running.spec != spec:
+        run(model_application(spec), recipe.name, route_prefix=None)
+        _wait_until_running(recipe.name)
+    follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
+    return Deployed(url, champion.name, champion.version)
+
+
+def follow_alias(name: str, version: int, timeout_s: float = FOLLOW_TIMEOUT_S) -> None:
+    """Waits until the gateway answers for `name` with `version`. Raises `ServingError` after `timeout_s`."""
+    url = f"{_gateway_url()}/{name}/healthz"
+
+    def follows() -> bool:
+        health = _get(url)
+        return health is not None and health["version"] == version
+
+    problem = (_get(url) or {}).get("problem") or "see `tuneserve status`"
+    _wait_until(follows, timeout_s, f"endpoint {name!r} does not follow to version {version} ({problem})")
+
+
+def endpoints() -> list[EndpointState]:
+    """The endpoints of this cluster by name; empty when Serve does not run. Asking wakes nothing."""
+    deployed = _deployed()
+    if not deployed:
+        return []
+    url = _gateway_url()
+    known = {health["name"]: health for health in (_get(f"{url}/healthz") or {}).get("endpoints", [])}
+    return [
+        EndpointState(
+            name=name,
+            url=f"{url}/{name}",
+            model=found.spec.model,
+            alias=found.spec.alias,
+            tracking_uri=found.spec.tracking_uri,
+            version=known.get(name, {}).get("version"),
+            replicas=found.num_running,
+            state=known.get(name, {}).get("state", found.state),
+        )
+        for name, found in sorted(deployed.items())
+    ]
+
+
+def remove_endpoint(name: str) -> None:
+    """Removes the endpoint and waits until the gateway no longer knows it. Raises `ServingError` when there is none."""
+    deployed = _deployed()
+    if name not in deployed:
+        raise ServingError(f"there is no endpoint {name!r}; there are: {', '.join(sorted(deployed)) or 'none'}")
+    with quiet():
+        ray.serve.delete(name)
+    url = f"{_gateway_url()}/{name}/healthz"
+    _wait_until(lambda: _get(url) is None, FOLLOW_TIMEOUT_S, f"the gateway still answers for {name!r}")
+
+
+def _gateway_url() -> str:
+    details = serve_details()
+    if details is None or GATEWAY not in details["applications"]:
+        raise ClusterError("no gateway runs on this cluster; start one with `tuneserve up`")
+    return gateway_url(details)
+
+
+def _deployed() -> dict[str, Deployment]:
+    return endpoints_in(serve_details() or {})
+
+
+def _get(url: str) -> dict[str, Any] | None:
+    """The JSON at `url`; None when nothing answers or the answer is not 200."""
+    try:
+        response = httpx.get(url, timeout=5.0, trust_env=False)
+    except httpx.TransportError:
+        return None
+    return dict(response.json()) if response.is_success else None
+
+
+def _wait_until_running(name: str) -> None:
+    def is_running() -> bool:
+        application = (serve_details() or {"applications": {}})["applications"].get(name)
+        if application is not None and application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise ServingError(f"Serve cannot run {name!r}: {application['message']}")
+        return application is not None and application["status"] == "RUNNING"
+
+    problem = f"Serve does not get {name!r} to run; see Serve's page in Ray's dashboard. It was not running"
+    _wait_until(is_running, START_TIMEOUT_S, problem)
+
+
+def _wait_until(holds: Callable[[], bool], timeout_s: float, problem: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise ServingError(f"{problem} within {timeout_s:g} s")
+        time.sleep(POLL_EVERY_S)

@@ -1,0 +1,105 @@
+"""The replica: loads the versions of a model that it is asked for, and classifies batches.
+
+This module starts with every wake, so it imports only what a forward pass needs: no torch, transformers or MLflow.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.classifier import Classifier
+from common.errors import InputError, ModelError
+from common.location import cached_copy, local_path
+from serve.autoscaling import IDLE_METRIC
+
+NUM_KEPT = 2
+"""Versions held in memory: the present one and the one before it, which a rollback or a late batch asks for."""
+
+
+def fetch(uri: str) -> Path:
+    """The folder at `uri` on this node: itself when it is local, else a copy that is made once.
+
+    Raises `ModelError` when it is not there or cannot be read.
+    """
+    folder = local_path(uri)
+    if folder is None:
+        try:
+            return cached_copy(uri, "engines", hashlib.sha256(uri.encode()).hexdigest()[:16])
+        except (OSError, InputError) as error:
+            raise ModelError(f"{uri} cannot be fetched ({error}); check that this node may read the storage") from error
+    if not folder.is_dir():
+        raise ModelError(
+            f"{folder} is not on this node; a cluster of several machines needs a storage that all of them can read"
+        )
+    return folder
+
+
+class Engines:
+    """The most recently used classifiers by (URI, version); each is loaded once, off the event loop."""
+
+    def __init__(self, load: Callable[[str], Classifier], num_kept: int = NUM_KEPT) -> None:
+        self._load = load
+        self._num_kept = num_kept
+        self._tasks: OrderedDict[tuple[str, int], asyncio.Task[Classifier]] = OrderedDict()
+
+    async def get(self, uri: str, version: int) -> Classifier:
+        """The classifier at `uri`. Raises what `load` raises; the next call then tries again."""
+        key = (uri, version)
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(asyncio.to_thread(self._load, uri))
+        self._tasks.move_to_end(key)
+        while len(self._tasks) > self._num_kept:
+            self._tasks.popitem(last=False)
+        task = self._tasks[key]
+        try:
+            # A caller that goes away must not take the load with it: others wait for the same version.
+            return await asyncio.shield(task)
+        except Exception:
+            if self._tasks.get(key) is task:
+                del self._tasks[key]
+            raise
+
+
+class Model:
+    """The Serve deployment behind an endpoint. The gateway says with each batch which version classifies it."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._engines = Engines(lambda uri: Classifier.load(fetch(uri)))
+        # One forward pass at a time: it takes one core, and two would only delay each other.
+        self._core = asyncio.Lock()
+        self._num_batches = 0
+        self._worked_at = time.monotonic()
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Takes the endpoint's specification, which Serve keeps as the deployment's `user_config`."""
+        self._name = str(user_config["model"])
+
+    async def classify(self, uri: str, version: int, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """`{label, score, scores}` for each text, in their order, by the model in the folder `uri`.
+
+        Raises `ModelError` when that version cannot be fetched or loaded.
+        """
+        self._num_batches += 1
+        try:
+            engine = await self._engine(uri, version)
+            async with self._core:
+                predictions = await asyncio.to_thread(engine.classify, texts)
+        finally:
+            self._num_batches -= 1
+            self._worked_at = time.monotonic()
+        return [{"label": found.label, "score": found.score, "scores": found.scores} for found in predictions]
+
+    async def _engine(self, uri: str, version: int) -> Classifier:
+        try:
+            return await self._engines.get(uri, version)
+        except ModelError as error:
+            raise ModelError(f"version {version} of {self._name!r} cannot be loaded: {error}") from error
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `serve.autoscaling.IdlePolicy` decides by; Serve calls this several times a minute."""
+        return {IDLE_METRIC: 0.0 if self._num_batches else time.monotonic() - self._worked_at}

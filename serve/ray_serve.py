@@ -1,0 +1,150 @@
+"""How Ray Serve is started and what its applications run with; the reasons for each option stand beside it."""
+
+import logging
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import ray
+import ray.exceptions
+import ray.serve
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions, ProxyLocation
+from ray.serve.schema import LoggingConfig
+
+from common.errors import ClusterError
+from serve.backend import DEPLOYMENT, build_gateway
+from serve.endpoints import EndpointSpec
+from serve.engine import Model
+from serve.gateway import DEADLINE_S
+
+MAX_GATEWAY_REQUESTS = 10_000
+"""HTTP requests in the gateway at once; it turns requests away by their texts long before that."""
+
+LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
+"""Serve's log line for each request costs about as much as the rest of its hop."""
+
+_ON_HEAD: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+_ANY_HOST = {"0.0.0.0", "::", ""}
+
+
+def serve_details() -> dict[str, Any] | None:
+    """What Serve runs, as its REST interface answers it; None when Serve does not run on this cluster."""
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return None
+    return cast(dict[str, Any], ray.get(controller.get_serve_instance_details.remote()))
+
+
+def gateway_url(details: dict[str, Any]) -> str:
+    """Where Serve's proxy on the head node listens, as this machine reaches it."""
+    host, port = details["http_options"]["host"], details["http_options"]["port"]
+    if host in _ANY_HOST:
+        nodes = ray.nodes()
+        host = next(node["NodeManagerAddress"] for node in nodes if "node:__internal_head__" in node["Resources"])
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def start(host: str, port: int) -> None:
+    """Starts Serve with one proxy, on the head node. Raises `ClusterError` when the port is taken."""
+    check_port_is_free(host, port)
+    # The gateway's own deadline answers first; this one only ends what hangs.
+    options = HTTPOptions(host=host, port=port, request_timeout_s=2 * DEADLINE_S)
+    with quiet():
+        try:
+            ray.serve.start(ProxyLocation.HeadOnly, options, logging_config=LOGGING)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            raise ClusterError(f"Serve cannot listen on {host}:{port} ({error}); choose another port") from error
+
+
+def check_port_is_free(host: str, port: int) -> None:
+    """Raises `ClusterError` when something listens on the port: Serve's proxy would bind beside it unnoticed."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that only lingers is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ClusterError(
+                f"port {port} on {host} is taken ({error.strerror}); stop what listens there or choose another port"
+            ) from error
+
+
+def run(application: ray.serve.Application, name: str, route_prefix: str | None) -> None:
+    """Hands an application to Serve and does not wait, as `ray.serve.run` would without end for a replica's place."""
+    with quiet():
+        target = ray.serve.RunTarget(application, name=name, route_prefix=route_prefix)
+        ray.serve.run_many([target], wait_for_applications_running=False)
+
+
+def gateway_application(code_uri: str | None) -> ray.serve.Application:
+    """The gateway: one replica on the head node that reserves no CPU."""
+    deployment = ray.serve.deployment(
+        name="Gateway",
+        num_replicas=1,
+        max_ongoing_requests=MAX_GATEWAY_REQUESTS,
+        ray_actor_options={**_ON_HEAD, "runtime_env": _runtime_env(code_uri)},
+        logging_config=LOGGING,
+    )
+    return deployment(ray.serve.ingress(build_gateway)()).bind()
+
+
+def model_application(spec: EndpointSpec) -> ray.serve.Application:
+    """The deployment behind an endpoint: no replica until a batch waits, `max_replicas` at most."""
+    deployment = ray.serve.deployment(
+        name=DEPLOYMENT,
+        user_config=spec.as_user_config(),
+        autoscaling_config=_autoscaling(spec),
+        # One batch in the forward pass and others ready: the replica never waits for the gateway.
+        max_ongoing_requests=max(2, round(spec.target_ongoing_requests)),
+        # No CPU reserved: a sweep holds all of a small cluster's, and the first request would wait for its end; nor
+        # must an awake replica hold up a training. It forwards in one thread, and `max_replicas` bounds how many do.
+        ray_actor_options={"num_cpus": 0, "runtime_env": _runtime_env(spec.code_uri)},
+        logging_config=LOGGING,
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return deployment(Model).bind()
+
+
+def _autoscaling(spec: EndpointSpec) -> AutoscalingConfig:
+    # Reports come often enough for the delay that was asked for, and no oftener than scaling up can use.
+    interval_s = min(2.0, max(0.5, spec.downscale_to_zero_delay_s / 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the variables that are to replace it are read nowhere yet
+        return AutoscalingConfig(
+            min_replicas=spec.min_replicas,
+            max_replicas=spec.max_replicas,
+            target_ongoing_requests=spec.target_ongoing_requests,
+            metrics_interval_s=interval_s,
+            look_back_period_s=2 * interval_s,
+            upscale_delay_s=4.0,
+            downscale_delay_s=min(60.0, spec.downscale_to_zero_delay_s),
+            downscale_to_zero_delay_s=0.0,  # the policy has waited already
+            policy=AutoscalingPolicy(
+                policy_function="serve.autoscaling:IdlePolicy",
+                policy_kwargs={"downscale_to_zero_delay_s": spec.downscale_to_zero_delay_s},
+            ),
+        )
+
+
+def _runtime_env(code_uri: str | None) -> dict[str, Any]:
+    """Where a replica's code comes from, never from a job's upload: Ray drops that when the job has ended.
+
+    Serve fills in the job's `working_dir` unless the key is there, whatever its value.
+    """
+    return {"working_dir": code_uri}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Serve's progress messages out of the terminal; its warnings stay."""
+    logger = logging.getLogger("ray.serve")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
