@@ -1,0 +1,315 @@
+"""The `tuneserve` command.
+
+People's output goes to stderr; `--json` prints exactly one JSON object on stdout. Exit codes: 0 done, 1 the job failed,
+2 the input was wrong, 130 interrupted. Heavy libraries are imported by the command that needs them.
+"""
+
+import functools
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import click
+
+from common.errors import TuneserveError
+
+Command = Callable[..., dict[str, Any]]
+
+EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+JOB_COMMANDS = ("check", "train", "sweep", "promote", "deploy", "run", "predict", "rollback")
+"""What can run as a Ray job."""
+
+_PLACES = (
+    click.option("--storage", metavar="PLACE", help="Folder or URL for data, checkpoints and results."),
+    click.option("--mlflow-uri", metavar="URI", help="MLflow tracking URI."),
+)
+_RECIPE = (
+    click.argument("recipe"),
+    click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tuneserve")
+def main() -> None:
+    """Fine-tune text classifiers on a Ray cluster, search their hyperparameters, serve the winner from zero.
+
+    RECIPE is a YAML file; KEY=VALUE changes a setting of it, for example train.epochs=1.
+    Completion: eval "$(_TUNESERVE_COMPLETE=bash_source tuneserve)", or zsh_source, fish_source.
+    """
+
+
+def command(
+    *decorators: Callable[[Any], Any], name: str | None = None, resume_with: str | None = None, **settings: Any
+) -> Callable[[Command], click.Command]:
+    """A subcommand whose function returns the JSON result; adds `--json`, exit codes and the handling of Ctrl-C.
+
+    `resume_with` is what continues the command after an interruption. A function that found something wrong and still
+    has a result leaves its exit code in the context's `obj`.
+    """
+
+    def decorate(function: Command) -> click.Command:
+        @functools.wraps(function)
+        def wrapped(*, as_json: bool, **arguments: Any) -> None:
+            # Of a command that is submitted; and a schema is JSON in any case.
+            as_json = as_json or "--json" in arguments.get("words", ()) or arguments.get("schema", False)
+            with _stdout_kept_free():
+                result = guarded(functools.partial(function, **arguments), resume_with)
+            if as_json:
+                click.echo(json.dumps(result, ensure_ascii=False))
+            sys.exit(click.get_current_context().obj or 0)
+
+        decorated: Any = wrapped
+        for decorator in reversed(
+            (*decorators, click.option("--json", "as_json", is_flag=True, help="JSON on stdout."))
+        ):
+            decorated = decorator(decorated)
+        return main.command(name=name, **settings)(decorated)
+
+    return decorate
+
+
+@contextmanager
+def _stdout_kept_free() -> Iterator[None]:
+    """Sends what libraries and child processes print to stderr: the JSON result shall stand alone on stdout."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+def guarded(function: Callable[[], dict[str, Any]], resume_with: str | None) -> dict[str, Any]:
+    """The function's result; every failure becomes one message and an exit code."""
+    for signum in (signal.SIGINT, signal.SIGTERM):  # a shell leaves SIGINT ignored in what it starts with `&`
+        signal.signal(signum, _interrupt)
+    try:
+        return function()
+    except TuneserveError as error:
+        click.echo(f"tuneserve: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort) as interrupt:
+        way_on = str(interrupt) or (resume_with and f"continue with: {_again(resume_with)}")
+        click.echo("\ntuneserve: interrupted" + (f"; {way_on}" if way_on else ""), err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except ModuleNotFoundError as error:
+        click.echo(f"tuneserve: {error}. Install what this command needs: scripts/install", err=True)
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        click.echo(f"tuneserve: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        if os.environ.get("TUNESERVE_TRACEBACK"):
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        click.echo(f"tuneserve: unexpected {type(error).__name__}: {lines[0]}", err=True)
+        click.echo("Set TUNESERVE_TRACEBACK=1 to see where, and report it.", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _again(resume_with: str) -> str:
+    """The command line that continues this one."""
+    rest = [argument for argument in sys.argv[2:] if argument != "--resume"]
+    return shlex.join(["tuneserve", *resume_with.split(), *rest])
+
+
+def _job(recipe: str, overrides: tuple[str, ...], storage: str | None, mlflow_uri: str | None) -> Any:
+    from scripts.job import Job
+
+    return Job.load(recipe, overrides, storage, mlflow_uri)
+
+
+@command(
+    *_PLACES,
+    click.argument("cluster_yaml", required=False),
+    click.option("--num-cpus", type=click.IntRange(min=1), help="CPUs to offer; all of this machine's by default."),
+    click.option("--port", type=click.IntRange(1, 65535), help="Gateway port (default 8000)."),
+)
+def up(
+    cluster_yaml: str | None, storage: str | None, mlflow_uri: str | None, num_cpus: int | None, port: int | None
+) -> dict[str, Any]:
+    """Start a local cluster that lives on, with the gateway for endpoints; with CLUSTER_YAML, `ray up` that one."""
+    from scripts.serving import start_cluster
+
+    return start_cluster(cluster_yaml, storage=storage, mlflow_uri=mlflow_uri, num_cpus=num_cpus, gateway_port=port)
+
+
+@command(click.argument("cluster_yaml", required=False))
+def down(cluster_yaml: str | None) -> dict[str, Any]:
+    """End the local cluster and everything on it; with CLUSTER_YAML, `ray down` that one."""
+    from scripts.serving import end_cluster
+
+    return end_cluster(cluster_yaml)
+
+
+@command(*_RECIPE, *_PLACES)
+def check(**arguments: Any) -> dict[str, Any]:
+    """Validate the recipe, examine the data, show the plan; trains nothing."""
+    from scripts.steps import check
+
+    result = check(_job(**arguments))
+    if any(finding["severity"] == "error" for finding in result["findings"]):
+        click.get_current_context().obj = EXIT_WRONG_INPUT
+    return result
+
+
+@command(*_RECIPE, *_PLACES, resume_with="train")
+def train(**arguments: Any) -> dict[str, Any]:
+    """One fine-tuning with Ray Train."""
+    from scripts.steps import train
+
+    return train(_job(**arguments))
+
+
+@command(
+    *_RECIPE,
+    *_PLACES,
+    click.option("--resume", is_flag=True, help="Continue the newest interrupted sweep of this recipe."),
+    resume_with="sweep --resume",
+)
+def sweep(resume: bool, **arguments: Any) -> dict[str, Any]:
+    """Search the hyperparameters with Ray Tune and Optuna."""
+    from scripts.steps import sweep
+
+    return sweep(_job(**arguments), resume=resume)
+
+
+@command(*_RECIPE, *_PLACES, resume_with="promote")
+def promote(**arguments: Any) -> dict[str, Any]:
+    """Gate, export and register the newest finished sweep or training; move the alias."""
+    from scripts.steps import promote
+
+    return promote(_job(**arguments))
+
+
+@command(*_RECIPE, *_PLACES, resume_with="deploy")
+def deploy(**arguments: Any) -> dict[str, Any]:
+    """Serve the champion from an endpoint that scales to zero."""
+    from scripts.serving import deploy
+
+    return deploy(_job(**arguments))
+
+
+@command(*_RECIPE, *_PLACES, resume_with="run")
+def run(**arguments: Any) -> dict[str, Any]:
+    """All of it: check, sweep, promote, deploy. Finished steps are not repeated."""
+    from scripts.line import run
+
+    return run(_job(**arguments))
+
+
+@command(
+    click.argument("target", metavar="RECIPE|URI"),
+    click.argument("texts", nargs=-1, metavar="[TEXT|KEY=VALUE]..."),
+    *_PLACES,
+    click.option("--file", "file", metavar="FILE", help="A CSV or Parquet file of texts."),
+    click.option("--out", metavar="FILE", help="Where to write the file's rows with predictions (Parquet)."),
+    click.option("--text-column", metavar="NAME", help="The file's column of texts (default: the recipe's, or text)."),
+)
+def predict(**arguments: Any) -> dict[str, Any]:
+    """Classify TEXTs or a file with a recipe's champion, models:/NAME@ALIAS or models:/NAME/VERSION."""
+    from scripts.prediction import predict
+
+    return predict(**arguments)
+
+
+@command(click.argument("name"), click.option("--alias", default="champion", show_default=True), *_PLACES)
+def rollback(name: str, alias: str, storage: str | None, mlflow_uri: str | None) -> dict[str, Any]:
+    """Move a registered model's alias back one version; the endpoint follows."""
+    from scripts.serving import roll_back
+
+    return roll_back(name, alias=alias, storage=storage, mlflow_uri=mlflow_uri)
+
+
+@command(
+    click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND..."),
+    click.option("--address", metavar="URL", help="The cluster's dashboard; by default the local cluster's."),
+    click.option("--submission-id", metavar="ID", help="The job's name; refused when it exists."),
+    click.option("--no-wait", is_flag=True, help="Do not follow the log."),
+    *_PLACES,
+)
+def submit(**arguments: Any) -> dict[str, Any]:
+    """Run one of these commands as a Ray job; follows its log and exits with its result."""
+    from scripts.ray_jobs import submit
+
+    as_json = bool(click.get_current_context().params["as_json"])
+    return submit(**arguments, commands=JOB_COMMANDS, as_json=as_json)
+
+
+_ADDRESS = click.option("--address", metavar="URL", help="The cluster's dashboard; by default the local cluster's.")
+
+
+@command(_ADDRESS)
+def jobs(address: str | None) -> dict[str, Any]:
+    """List the cluster's jobs."""
+    from scripts.ray_jobs import list_jobs
+
+    return list_jobs(address)
+
+
+@command(click.argument("job_id"), click.option("--follow", is_flag=True, help="Until the job ends."), _ADDRESS)
+def logs(job_id: str, follow: bool, address: str | None) -> dict[str, Any]:
+    """Print a job's log."""
+    from scripts.ray_jobs import show_logs
+
+    return show_logs(job_id, follow=follow, address=address)
+
+
+@command(click.argument("job_id"), _ADDRESS)
+def stop(job_id: str, address: str | None) -> dict[str, Any]:
+    """Stop a job."""
+    from scripts.ray_jobs import stop_job
+
+    return stop_job(job_id, address)
+
+
+@command(click.option("--schema", is_flag=True, help="The recipe's JSON Schema, for editors, on stdout."))
+def recipes(schema: bool) -> dict[str, Any]:
+    """List the recipes that ship with tuneserve."""
+    from common.recipe import Recipe
+    from common.recipe_file import shipped_recipes
+
+    if schema:
+        return Recipe.model_json_schema()
+    shipped = {name: {"path": str(path), "purpose": _purpose(path)} for name, path in shipped_recipes().items()}
+    for entry in shipped.values():
+        click.echo(f"{entry['path']}\n    {entry['purpose']}", err=True)
+    return {"recipes": shipped}
+
+
+def _purpose(path: Path) -> str:
+    """The sentence that a recipe opens with."""
+    words = []
+    for line in path.read_text("utf-8").splitlines():
+        text = line.lstrip("# ").strip()
+        if not line.startswith("#") or not text:
+            break
+        words.append(text)
+    return " ".join(words)
+
+
+@command(_PLACES[0])
+def status(storage: str | None) -> dict[str, Any]:
+    """What runs: the cluster, the sweeps, the endpoints."""
+    from scripts.serving import status
+
+    return status(storage=storage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What a command works on: a recipe, the storage and the tracking server, and the runs that the storage holds."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from common.cluster_record import read_record
+from common.errors import InputError
+from common.location import is_url, join
+from common.recipe import Recipe
+from common.recipe_file import dump_recipe, load_recipe
+from common.storage import list_folder, read_json
+
+_held: set[Path] = set()
+"""Locks that this process holds: the steps of `run` take the lock of the whole again."""
+
+
+def storage_location(option: str | None, recipe: Recipe | None = None) -> str:
+    """Where state lives: the option, the recipe, TUNESERVE_STORAGE, the running cluster's, or `./outputs`; absolute."""
+    record = read_record()
+    given = option or (recipe and recipe.storage) or os.environ.get("TUNESERVE_STORAGE") or (record and record.storage)
+    location = given or "outputs"
+    return location if is_url(location) else str(Path(location).expanduser().absolute())
+
+
+def tracking_location(option: str | None, storage: str, recipe: Recipe | None = None) -> str:
+    """The tracking URI: the option, the recipe, MLFLOW_TRACKING_URI, the running cluster's, or SQLite in `storage`."""
+    from common.tracking import absolute, sqlite_uri
+
+    record = read_record()
+    named = option or (recipe and recipe.tracking.mlflow_uri) or os.environ.get("MLFLOW_TRACKING_URI")
+    # The cluster's tracking goes with the cluster's storage: a user who names another storage wants another history.
+    shared = record.tracking_uri if record and record.storage == storage else None
+    return absolute(named) if named else shared or sqlite_uri(storage)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with its places settled."""
+
+    recipe: Recipe
+    storage: str
+    tracking_uri: str
+
+    @classmethod
+    def load(cls, path: str, overrides: Sequence[str], storage: str | None, mlflow_uri: str | None) -> Self:
+        """Reads the recipe and settles where its state lives.
+
+        Raises:
+            RecipeError: when the recipe or an override is wrong.
+        """
+        recipe = load_recipe(path, overrides)
+        place = storage_location(storage, recipe)
+        return cls(recipe, place, tracking_location(mlflow_uri, place, recipe))
+
+    @property
+    def recipe_yaml(self) -> str:
+        """The resolved recipe."""
+        return dump_recipe(self.recipe)
+
+    @property
+    def runs(self) -> str:
+        """The folder that holds a folder for each sweep and training."""
+        return join(self.storage, "runs")
+
+    def new_run(self, kind: str) -> str:
+        """An id for a new sweep or training; they sort by time."""
+        return f"{self.recipe.name}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+    def sweep_key(self, data_digest: str) -> str:
+        """Changes with what a sweep's trials depend on; more trials or more time are no other sweep."""
+        parts = ("name", "data", "model", "train")
+        search = dict.fromkeys(("space", "metric", "scheduler", "seed"), True)
+        decisive = self.recipe.model_dump_json(include={**dict.fromkeys(parts, True), "search": search})
+        return hashlib.sha256(f"{decisive}{data_digest}{self.tracking_uri}".encode()).hexdigest()[:16]
+
+    def promotion_key(self, run: Mapping[str, Any]) -> str:
+        """Changes with the winner, and with how it is judged and registered."""
+        judged_by = self.recipe.registry.model_dump_json()
+        return hashlib.sha256(f"{judged_by}{run['best']['run_id']}".encode()).hexdigest()[:16]
+
+    def finished_runs(self) -> list[dict[str, Any]]:
+        """Results of this recipe's finished sweeps and trainings, oldest first."""
+        results = [result for _, result in stored_runs(self.storage) if result and result["name"] == self.recipe.name]
+        return sorted(results, key=lambda result: result["finished_at"])
+
+    def interrupted_sweep(self) -> str:
+        """The id of this recipe's newest sweep without a result.
+
+        Raises:
+            InputError: when there is none.
+        """
+        prefix = f"{self.recipe.name}-sweep-"
+        open_runs = [run for run, result in stored_runs(self.storage) if run.startswith(prefix) and result is None]
+        if not open_runs:
+            raise InputError(
+                f"no interrupted sweep of {self.recipe.name!r} is in {self.runs}; start one without --resume, or name "
+                "the storage it is in with --storage"
+            )
+        return open_runs[-1]
+
+    def interrupted_training(self, key: str) -> str | None:
+        """The id of this recipe's newest training that started with the same key and has no result."""
+        prefix = f"{self.recipe.name}-train-"
+        for run, result in reversed(stored_runs(self.storage)):
+            started = read_json(join(self.runs, run, "started.json")) if run.startswith(prefix) else None
+            if result is None and started and started["key"] == key:
+                return str(run)
+        return None
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Refuses a second process on the same recipe and storage of this machine while one is at work."""
+        import fcntl
+
+        path = Path(self.runs) / f".{self.recipe.name}.lock"
+        if is_url(self.storage) or path in _held:
+            yield
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(
+                    f"another command is at work on {self.recipe.name!r} in {self.storage}; wait for it, or choose "
+                    "another name or --storage"
+                ) from None
+            _held.add(path)
+            try:
+                yield
+            finally:
+                _held.discard(path)
+
+
+def stored_runs(storage: str) -> list[tuple[str, dict[str, Any] | None]]:
+    """All sweeps and trainings in a storage, by id, each with its result; None for those that did not finish."""
+    folder = join(storage, "runs")
+    runs = [name for name in list_folder(folder) if not name.startswith(".") and not name.endswith(".json")]
+    return [(run, read_json(join(folder, run, "result.json"))) for run in runs]

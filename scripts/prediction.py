@@ -1,0 +1,89 @@
+"""Predictions on the command line: texts in this process, files with Ray Data."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from common.classifier import Classifier
+from common.cluster import connect, resources
+from common.errors import InputError, RegistryError
+from common.recipe_file import is_override
+from common.registry import ModelRegistry, ModelVersion
+from scripts.display import say
+from scripts.job import Job, storage_location, tracking_location
+from scripts.steps import Result
+from serve.engine import fetch
+
+_MODEL_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+))$")
+
+
+def predict(
+    target: str,
+    texts: Sequence[str],
+    *,
+    storage: str | None,
+    mlflow_uri: str | None,
+    file: str | None,
+    out: str | None,
+    text_column: str | None,
+) -> Result:
+    """Classifies texts, or a file's rows, with a recipe's champion or `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Raises:
+        InputError: when it is not clear what to classify or where to write it.
+        RegistryError: when there is no such model.
+    """
+    overrides = [text for text in texts if is_override(text)]
+    texts = [text for text in texts if not is_override(text)]
+    if bool(texts) == bool(file):
+        raise InputError("give either texts to classify or --file FILE, one of the two")
+    if file and not (out and out.endswith(".parquet")):
+        raise InputError(f"--out {out or 'is missing'}: name the Parquet file to write, for example --out out.parquet")
+    registry, version, place, column = _resolve(target, overrides, storage, mlflow_uri)
+    uri = registry.fetchable_uri(version, place)
+    model = {"model": version.name, "version": version.version}
+    if file and out:
+        return {**_predict_file(file, out, uri, text_column or column), **model}
+    found = Classifier.load(fetch(uri)).classify(texts)
+    for text, prediction in zip(texts, found, strict=True):
+        say(f"{prediction.label:<12} {prediction.score:.4f}  {text}")
+    predictions = [{"text": text, **asdict(prediction)} for text, prediction in zip(texts, found, strict=True)]
+    return {"predictions": predictions, **model}
+
+
+def _resolve(
+    target: str, overrides: Sequence[str], storage: str | None, mlflow_uri: str | None
+) -> tuple[ModelRegistry, ModelVersion, str, str]:
+    """The registry, the version that the target names, the storage, and the recipe's text column."""
+    if not target.startswith("models:/"):
+        job = Job.load(target, overrides, storage, mlflow_uri)
+        registry = ModelRegistry(job.tracking_uri)
+        version = registry.by_alias(job.recipe.registered_model, job.recipe.registry.alias)
+        return registry, version, job.storage, job.recipe.data.text_column
+    match = _MODEL_URI.match(target)
+    if match is None:
+        raise RegistryError(f"{target!r} is not a model; write models:/NAME@ALIAS or models:/NAME/VERSION")
+    place = storage_location(storage)
+    registry = ModelRegistry(tracking_location(mlflow_uri, place))
+    if match["alias"]:
+        return registry, registry.by_alias(match["name"], match["alias"]), place, "text"
+    return registry, registry.by_version(match["name"], int(match["version"])), place, "text"
+
+
+def _predict_file(file: str, out: str, uri: str, text_column: str) -> Result:
+    from serve.batch_prediction import predict_file
+
+    target = Path(out).expanduser().absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with connect():
+        num_rows = predict_file(
+            Path(file).expanduser().absolute(),
+            target,
+            uri=uri,
+            text_column=text_column,
+            num_actors=max(1, int(resources().num_cpus) - 1),
+            on_rows=lambda rows: say(f"  {rows:,} rows"),
+        )
+    say(f"{num_rows:,} rows with predictions are in {target}")
+    return {"rows": num_rows, "out": str(target)}

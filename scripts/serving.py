@@ -1,0 +1,152 @@
+"""The steps from the registry on: the local cluster, deploying, rolling back, what runs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from common.cloud_cluster import down_in_cloud, up_in_cloud
+from common.cluster import ClusterRecord, connect, down, in_job, read_record, up, with_gateway
+from common.code_archive import code_archive
+from common.errors import ClusterError
+from common.ray_head import is_free
+from common.registry import ModelRegistry
+from scripts.display import say, step
+from scripts.job import Job, storage_location, stored_runs, tracking_location
+from scripts.steps import Result
+from serve.application import deploy_endpoint, endpoints, follow_alias, start_gateway
+
+GATEWAY_HOST = "127.0.0.1"
+GATEWAY_PORT = 8000
+FOLLOW_TIMEOUT_S = 60.0
+
+
+def deploy(job: Job) -> Result:
+    """Serves the model that the recipe's alias points to; starts a cluster when none is up."""
+    from common.registry import ModelRegistry
+
+    recipe = job.recipe
+    ModelRegistry(job.tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)  # before a cluster starts
+    with _gateway(job) as code_uri:
+        step("Endpoint")
+        deployed = deploy_endpoint(recipe, tracking_uri=job.tracking_uri, storage=job.storage, code_uri=code_uri)
+    say(f"  {deployed.url}/classify answers with {deployed.model} version {deployed.version}")
+    say(f"  replicas {recipe.serve.min_replicas} to {recipe.serve.max_replicas}; the first request wakes it")
+    return asdict(deployed)
+
+
+def start_cluster(
+    cluster_yaml: str | None,
+    *,
+    storage: str | None,
+    mlflow_uri: str | None,
+    num_cpus: int | None,
+    gateway_port: int | None,
+) -> Result:
+    """Starts a local cluster with its gateway, or hands a cluster configuration to `ray up`."""
+    if cluster_yaml:
+        up_in_cloud(Path(cluster_yaml))
+        say("The cluster is up. Run commands on it as jobs: tuneserve submit --address URL -- run RECIPE")
+        return {"cluster": cluster_yaml}
+    place = storage_location(storage)
+    tracking_uri = tracking_location(mlflow_uri, place)
+    record = up_gateway(place, tracking_uri, num_cpus=num_cpus, gateway_port=gateway_port or GATEWAY_PORT)
+    say(f"The cluster is up: gateway {record.gateway_url}, dashboard {record.dashboard_url}, storage {record.storage}")
+    say("End it with: tuneserve down")
+    return {"cluster": asdict(record)}
+
+
+def end_cluster(cluster_yaml: str | None) -> Result:
+    """Ends the local cluster and everything on it, or hands a cluster configuration to `ray down`."""
+    if cluster_yaml:
+        down_in_cloud(Path(cluster_yaml))
+        return {"ended": True}
+    ended = down()
+    say("The local cluster has ended." if ended else "No local cluster was up.")
+    return {"ended": ended}
+
+
+def up_gateway(
+    storage: str, tracking_uri: str, *, num_cpus: int | None = None, gateway_port: int = GATEWAY_PORT
+) -> ClusterRecord:
+    """The local cluster with its gateway; both are started when they are not there.
+
+    Raises:
+        ClusterError: when the gateway's port is taken, before anything is started.
+    """
+    record = read_record()
+    if record is None:
+        if not is_free(gateway_port):
+            raise ClusterError(
+                f"port {gateway_port} is taken; end what listens there, or choose one: tuneserve up --port"
+            )
+        step("Starting a local cluster")
+        record = up(storage=storage, tracking_uri=tracking_uri, num_cpus=num_cpus)
+        say(f"  Ray at {record.address}, dashboard {record.dashboard_url}")
+    if record.gateway_url is None:
+        with connect(private=False):
+            record = with_gateway(record, start_gateway(GATEWAY_HOST, gateway_port))
+        say(f"  gateway at {record.gateway_url}")
+    return record
+
+
+@contextmanager
+def _gateway(job: Job) -> Iterator[str | None]:
+    """Connected to a cluster whose gateway runs; yields where replicas get their code, None for the installed one.
+
+    A Ray job, and a driver that RAY_ADDRESS sends elsewhere, use the cluster they are on; others start the local one.
+    """
+    record = read_record()
+    elsewhere = os.environ.get("RAY_ADDRESS") not in (None, "", record and record.address)
+    if not in_job() and not elsewhere:
+        up_gateway(job.storage, job.tracking_uri)
+        with connect(private=False):
+            yield None
+        return
+    code_uri = code_archive(job.storage)
+    with connect(private=False):
+        start_gateway(GATEWAY_HOST, GATEWAY_PORT, code_uri=code_uri)
+        yield code_uri
+
+
+def roll_back(name: str, *, alias: str, storage: str | None, mlflow_uri: str | None) -> Result:
+    """Moves a model's alias back to the version before, and waits until the endpoints that follow it do."""
+    tracking_uri = tracking_location(mlflow_uri, storage_location(storage))
+    before, after = ModelRegistry(tracking_uri).rollback(name, alias)
+    say(f"{name}@{alias}: version {before} -> {after}")
+    if read_record() is not None or in_job():
+        with connect(private=False):
+            for endpoint in endpoints():
+                if (endpoint.model, endpoint.alias, endpoint.tracking_uri) == (name, alias, tracking_uri):
+                    follow_alias(endpoint.name, after, timeout_s=FOLLOW_TIMEOUT_S)
+                    say(f"{endpoint.url} answers with version {after}")
+    return {"model": name, "alias": alias, "from": before, "version": after}
+
+
+def status(*, storage: str | None) -> Result:
+    """The cluster, the sweeps and trainings in the storage, and the endpoints."""
+    place = storage_location(storage)
+    record = read_record()
+    runs = _runs(place)
+    running: list[Result] = []
+    if record is not None and record.gateway_url is not None:
+        with connect(private=False):
+            running = [asdict(endpoint) for endpoint in endpoints()]
+    say(f"cluster   {record.address}, dashboard {record.dashboard_url}" if record else "cluster   none is up")
+    for endpoint in running:
+        version = endpoint["version"] or "?"
+        say(f"endpoint  {endpoint['url']}  version {version}  {endpoint['state']}, {endpoint['replicas']} replicas")
+    for entry in runs:
+        metrics = entry["metrics"] or {}
+        shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "macro_f1") if name in metrics)
+        say(f"run       {entry['id']}  {entry['state']}  {shown}".rstrip())
+    return {"cluster": asdict(record) if record else None, "sweeps": runs, "endpoints": running}
+
+
+def _runs(storage: str) -> list[Result]:
+    rows: list[Result] = []
+    for run, result in stored_runs(storage):
+        best = result["best"]["metrics"] if result else None
+        rows.append({"id": run, "state": "finished" if result else "unfinished", "metrics": best})
+    return rows

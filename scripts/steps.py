@@ -1,0 +1,295 @@
+"""The steps up to the registry: each takes a job, shows what it does and returns the command's JSON result."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from common.cluster import Resources, connect, read_record, resources, this_machine
+from common.data_checks import examine
+from common.dataset import Splits, load_splits
+from common.errors import DataError, InputError
+from common.location import join
+from common.recipe import Recipe, Train
+from common.storage import read_json, write_json
+from common.tokenised import PreparedData, prepare, token_lengths
+from scripts.display import SweepView, console, leaderboard_table, say, show_findings, step
+from scripts.job import Job
+
+Result = dict[str, Any]
+
+
+def check(job: Job) -> Result:
+    """Examines the data and shows the plan; trains and writes nothing.
+
+    Raises:
+        DataError: when the data cannot be learned from.
+    """
+    from tune.allocation import allocate
+
+    recipe = job.recipe
+    step(f"Data: {recipe.data.source}")
+    splits = load_splits(recipe.data)
+    rows = {name: splits[name].num_rows for name in ("train", "validation", "test")}
+    say(f"  {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test rows")
+    counts = _label_counts(splits)
+    say("  labels: " + ", ".join(f"{label} {count:,}" for label, count in counts.items()))
+    findings = examine(splits, token_lengths(recipe, splits), recipe.model.max_length)
+    show_findings(findings)
+    allocation = allocate(recipe.train, _cluster_at_hand(), recipe.search)
+    steps_per_trial = -(-rows["train"] // recipe.train.batch_size) * recipe.train.epochs
+    plan = {
+        "trials": recipe.search.num_trials,
+        "epochs_per_trial": recipe.train.epochs,
+        "steps_per_trial": steps_per_trial,
+        "storage": job.storage,
+        "tracking_uri": job.tracking_uri,
+        **asdict(allocation),
+    }
+    step("Plan")
+    say(
+        f"  {plan['trials']} trials of up to {plan['epochs_per_trial']} epochs ({steps_per_trial:,} steps at batch "
+        f"{recipe.train.batch_size}), {allocation.max_concurrent} at once, each on {allocation.num_workers} worker(s) "
+        f"of {allocation.cpus_per_worker} CPU, {allocation.gpus_per_worker:g} GPU"
+    )
+    say(f"  storage {job.storage}, tracking {job.tracking_uri}")
+    return {"rows": rows, "labels": counts, "findings": [asdict(finding) for finding in findings], "plan": plan}
+
+
+def refuse_errors(job: Job, checked: Result) -> None:
+    """Raises `DataError` when the examination found what makes every score meaningless."""
+    errors = [finding for finding in checked["findings"] if finding["severity"] == "error"]
+    if errors:
+        raise DataError(f"{job.recipe.data.source}: {errors[0]['message']}; {errors[0]['advice']}")
+
+
+def train(job: Job) -> Result:
+    """One fine-tuning with Ray Train, recorded in MLflow and ready to be promoted; continues an interrupted one."""
+    with job.exclusively():
+        return _train(job)
+
+
+def _train(job: Job) -> Result:
+    from common.tracking import Tracker
+    from tune.allocation import allocate
+    from tune.trainer import fit
+
+    recipe = job.recipe
+    splits = load_splits(recipe.data)
+    tracker = Tracker.open(job.tracking_uri, recipe.experiment)
+    with connect() as connection:
+        allocation = allocate(recipe.train, resources())
+        prepared = prepare(recipe, splits, job.storage)
+        key = job.sweep_key(prepared.data_digest)
+        interrupted = job.interrupted_training(key)
+        run = interrupted or job.new_run("train")
+        folder = join(job.runs, run)
+        verb = "Continuing" if interrupted else "Training"
+        step(f"{verb} {run} on {allocation.num_workers} worker(s)" + _where(connection.is_private))
+        if interrupted:
+            run_id = read_json(join(folder, "started.json"))["run_id"]
+            tracker.reopen(run_id)
+        else:
+            dataset = _dataset_input(recipe, prepared)
+            run_id = tracker.start(run, params=_params(recipe.train), recipe_yaml=job.recipe_yaml, dataset=dataset)
+            write_json(join(folder, "started.json"), {"key": key, "run_id": run_id})
+
+        def on_report(metrics: dict[str, float]) -> None:
+            say("  " + _epoch_line(metrics))
+            tracker.log_metrics(run_id, metrics, step=int(metrics["epoch"]))
+
+        with _finishing(tracker, run_id):
+            outcome = fit(
+                prepared,
+                recipe.train,
+                metric=recipe.search.metric,
+                run_name=run,
+                storage_path=join(folder, "train"),
+                cpus_per_worker=allocation.cpus_per_worker,
+                use_gpu=allocation.use_gpu,
+                on_report=on_report,
+            )
+    result = {
+        "metrics": outcome.metrics,
+        "samples_per_s": outcome.metrics["samples_per_s"],
+        "tokens_per_s": outcome.metrics["tokens_per_s"],
+        "seconds": outcome.seconds,
+        "run_id": run_id,
+    }
+    best = {"params": {}, "metrics": outcome.metrics, "run_id": run_id, "checkpoint": outcome.checkpoint}
+    _write_run(job, folder, {**result, "train_id": run, "best": best}, prepared)
+    say(f"  best epoch {int(outcome.metrics['epoch'])}: " + _epoch_line(outcome.metrics))
+    return result
+
+
+def sweep(job: Job, *, resume: bool = False, sweep_id: str | None = None) -> Result:
+    """The search; `resume` continues this recipe's newest interrupted sweep, `sweep_id` that one."""
+    with job.exclusively():
+        if resume:
+            sweep_id = job.interrupted_sweep()
+        return _sweep(job, sweep_id or job.new_run("sweep"))
+
+
+def _sweep(job: Job, sweep_id: str) -> Result:
+    from common.tracking import Tracker
+    from tune.allocation import allocate
+    from tune.sweep import sweep as run_sweep
+
+    recipe = job.recipe
+    folder = join(job.runs, sweep_id)
+    splits = load_splits(recipe.data)
+    tracker = Tracker.open(job.tracking_uri, recipe.experiment)
+    with connect() as connection:
+        allocation = allocate(recipe.train, resources(), recipe.search)
+        prepared = prepare(recipe, splits, job.storage)
+        step(f"Sweep {sweep_id}: {allocation.max_concurrent} trials at once" + _where(connection.is_private))
+        with SweepView(recipe.search.num_trials, recipe.search.metric) as view:
+            outcome = run_sweep(
+                recipe,
+                prepared,
+                sweep_id=sweep_id,
+                folder=folder,
+                allocation=allocation,
+                tracker=tracker,
+                recipe_yaml=job.recipe_yaml,
+                on_update=view.update,
+            )
+    step(f"Leaderboard (validation {recipe.search.metric}, {outcome.seconds:.0f} s)")
+    console.print(leaderboard_table(outcome.trials, recipe.search.metric))
+    best = outcome.best
+    result = {
+        "sweep_id": sweep_id,
+        "trials": [asdict(trial) for trial in outcome.trials],
+        "best": {"params": best.params, "metrics": best.metrics, "run_id": best.run_id, "checkpoint": best.checkpoint},
+        "seconds": outcome.seconds,
+    }
+    _write_run(job, folder, result, prepared)
+    return result
+
+
+def promote(job: Job, run: Result | None = None) -> Result:
+    """Scores the newest finished sweep or training on the test split, registers it, and moves the alias by the gate."""
+    with job.exclusively():
+        return _promote(job, run)
+
+
+def _promote(job: Job, run: Result | None) -> Result:
+    from common.tracking import Tracker
+    from tune.promote import promote as run_promotion
+
+    if run is None:
+        finished = job.finished_runs()
+        if not finished:
+            raise InputError(
+                f"nothing to promote: {job.runs} holds no finished sweep or training of {job.recipe.name!r}; run "
+                "`tuneserve sweep` or `tuneserve train` with this recipe first"
+            )
+        run = finished[-1]
+    tracker = Tracker.open(job.tracking_uri, job.recipe.experiment)
+    recipe = _winning_recipe(job.recipe, run)
+    step(f"Promotion of {run.get('sweep_id') or run['train_id']}")
+    outcome = run_promotion(
+        recipe,
+        PreparedData.load(run["prepared_uri"]),
+        checkpoint=run["best"]["checkpoint"],
+        tracker=tracker,
+        run_id=run["best"]["run_id"],
+        recipe_yaml=Job(recipe, job.storage, job.tracking_uri).recipe_yaml,
+        storage=job.storage,
+    )
+    _show_promotion(outcome.model, outcome.version, outcome.promoted, outcome.metrics, outcome.gate, recipe)
+    return asdict(outcome)
+
+
+def _cluster_at_hand() -> Resources:
+    """The running cluster's resources, or this machine's when none is up."""
+    if read_record() is None and not os.environ.get("RAY_ADDRESS"):
+        return this_machine()
+    with connect(private=False):
+        return resources()
+
+
+def prepare_data(job: Job) -> PreparedData:
+    """The recipe's data, read, split and tokenised; nothing is done twice for the same rows."""
+    return prepare(job.recipe, load_splits(job.recipe.data), job.storage)
+
+
+def _label_counts(splits: Splits) -> dict[str, int]:
+    counts = splits.train["label"].value_counts().to_pylist()
+    by_label = {entry["values"]: entry["counts"] for entry in counts}
+    return {label: by_label[label] for label in splits.labels}
+
+
+def _params(settings: Train) -> Result:
+    document = settings.model_dump(mode="json", exclude_none=True)
+    workers = document.pop("num_workers")
+    return {**document, "num_workers": workers["max"]}
+
+
+def _dataset_input(recipe: Recipe, prepared: PreparedData) -> Any:
+    from common.tracking import DatasetInput
+
+    return DatasetInput(recipe.name, prepared.data_digest, recipe.data.source, prepared.num_rows)
+
+
+@contextmanager
+def _finishing(tracker: Any, run_id: str) -> Iterator[None]:
+    """Ends an MLflow run as what happens inside says."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tracker.finish(run_id, "KILLED")
+        raise
+    except BaseException:
+        tracker.finish(run_id, "FAILED")
+        raise
+    tracker.finish(run_id)
+
+
+def _write_run(job: Job, folder: str, result: Result, prepared: PreparedData) -> None:
+    record = {
+        "name": job.recipe.name,
+        "recipe": job.recipe.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "prepared_uri": prepared.uri,
+        "num_trials": job.recipe.search.num_trials,
+        "finished_at": time.time(),
+    }
+    write_json(join(folder, "result.json"), {**result, **record})
+
+
+def _winning_recipe(recipe: Recipe, run: Result) -> Recipe:
+    """What the winner was made with; how to register and serve it comes from the recipe at hand."""
+    made_with = Recipe.model_validate(run["recipe"])
+    settings = Train.model_validate(made_with.train.model_dump() | run["best"]["params"])
+    return made_with.model_copy(update={"train": settings, "registry": recipe.registry, "serve": recipe.serve})
+
+
+def _where(is_private: bool) -> str:
+    return " (private cluster)" if is_private else ""
+
+
+def _epoch_line(metrics: dict[str, float]) -> str:
+    return (
+        f"epoch {int(metrics['epoch'])}  train loss {metrics['train_loss']:.4f}  loss {metrics['loss']:.4f}  accuracy "
+        f"{metrics['accuracy']:.4f}  macro-F1 {metrics['macro_f1']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
+    )
+
+
+def _show_promotion(
+    model: str, version: int, promoted: bool, metrics: dict[str, float], gate: Result, recipe: Recipe
+) -> None:
+    say(
+        f"  test accuracy {metrics['accuracy']:.4f}, macro-F1 {metrics['macro_f1']:.4f} on {gate['rows']:,} rows "
+        f"(this test split was used {gate['test_split_uses']} times before)"
+    )
+    if gate.get("champion") is not None:
+        low, high = gate["interval"]
+        say(
+            f"  {gate['metric']}: candidate {gate['candidate']:.4f}, champion {gate['champion']:.4f}, difference "
+            f"{gate['difference']:+.4f}, {gate['confidence']:.0%} interval [{low:+.4f}, {high:+.4f}]"
+        )
+    alias = recipe.registry.alias
+    say(f"  registered {model} version {version}")
+    say(f"  {alias} moved to version {version}: {gate['reason']}" if promoted else f"  {alias} stays: {gate['reason']}")
