@@ -1,0 +1,235 @@
+"""The endpoint on real Ray Serve: it wakes, answers, follows the alias and goes back to nothing."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import ray
+
+from common.cluster import Connection
+from common.errors import ClusterError, RegistryError, ServingError
+from common.ray_head import free_port
+from common.recipe import Recipe
+from common.registry import ModelRegistry
+from serve.application import (
+    Deployed,
+    EndpointState,
+    deploy_endpoint,
+    endpoints,
+    follow_alias,
+    remove_endpoint,
+    start_gateway,
+)
+from serve.ray_serve import check_port_is_free, serve_details
+from tests.tiny_model import register
+
+DEADLINE_S = 60.0
+NAME = "tiny"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
+    return ModelRegistry(f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: Connection) -> str:
+    return start_gateway("127.0.0.1", free_port())
+
+
+@pytest.fixture(scope="module")
+def endpoint(gateway: str, registry: ModelRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """Serves version 1 of two; both have the same words, and version 2 swaps the labels."""
+    folder = tmp_path_factory.mktemp("models")
+    for number in (1, 2):
+        register(registry.tracking_uri, NAME, folder / str(number), swapped=number == 2)
+    registry.set_alias(NAME, "champion", 1)
+    yield deploy(registry, folder)
+    remove_endpoint(NAME)
+
+
+@pytest.fixture
+def client(gateway: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=gateway, timeout=DEADLINE_S, trust_env=False) as client:
+        yield client
+
+
+def deploy(registry: ModelRegistry, storage: Path, name: str = NAME) -> Deployed:
+    settings = {"downscale_to_zero_delay_s": 1.0, "max_replicas": 1}
+    recipe = Recipe.model_validate({"name": name, "data": {"source": "-"}, "model": {"base": "-"}, "serve": settings})
+    return deploy_endpoint(recipe, tracking_uri=registry.tracking_uri, storage=str(storage), code_uri=None)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def state() -> EndpointState:
+    (found,) = (found for found in endpoints() if found.name == NAME)
+    return found
+
+
+def model_deployment() -> dict[str, Any]:
+    details = serve_details()
+    assert details is not None
+    deployment: dict[str, Any] = details["applications"][NAME]["deployments"]["Model"]
+    return deployment
+
+
+def test_deploying_tells_where_it_answers_and_wakes_nothing(
+    endpoint: Deployed, gateway: str, registry: ModelRegistry
+) -> None:
+    assert endpoint == Deployed(f"{gateway}/{NAME}", NAME, 1)
+    assert state() == EndpointState(
+        name=NAME,
+        url=f"{gateway}/{NAME}",
+        model=NAME,
+        alias="champion",
+        tracking_uri=registry.tracking_uri,
+        version=1,
+        replicas=0,
+        state="asleep",
+    )
+
+
+def test_health_documentation_and_wrong_requests_wake_nothing(endpoint: Deployed, client: httpx.Client) -> None:
+    wait_until(lambda: state().state == "asleep")
+    replicas_before = model_deployment()["recent_dead_replicas"]
+
+    for path in ("/healthz", f"/{NAME}/healthz", "/docs", "/openapi.json"):
+        assert client.get(path).status_code == 200
+    assert client.get(f"/{NAME}/classify").status_code == 405
+    assert client.post(f"/{NAME}/nowhere", json={"text": "good"}).status_code == 404
+    assert client.post("/nowhere/classify", json={"text": "good"}).status_code == 404
+    assert client.post(f"/{NAME}/classify", json={"words": "good"}).status_code == 422
+
+    seen = client.get(f"/{NAME}/healthz").json()
+    assert (seen["state"], seen["replicas"]) == ("asleep", 0)
+    deployment = model_deployment()
+    assert (deployment["target_num_replicas"], deployment["replicas"]) == (0, [])
+    assert deployment["recent_dead_replicas"] == replicas_before
+
+
+def test_the_first_request_wakes_the_endpoint_and_idleness_removes_it(endpoint: Deployed, client: httpx.Client) -> None:
+    wait_until(lambda: state().state == "asleep")
+
+    response = client.post(f"/{NAME}/classify", json={"texts": ["good good", "bad"]})
+
+    assert response.status_code == 200
+    assert [found["label"] for found in response.json()["predictions"]] == ["good", "bad"]
+    assert response.json()["version"] == 1
+    wait_until(lambda: (state().state, state().replicas) == ("awake", 1))
+    wait_until(lambda: (state().state, state().replicas) == ("asleep", 0))
+
+
+def test_a_sleeping_endpoint_answers_while_every_cpu_is_taken(endpoint: Deployed, client: httpx.Client) -> None:
+    wait_until(lambda: state().state == "asleep")
+    num_cpus = ray.cluster_resources()["CPU"]
+    sweep = ray.util.placement_group([{"CPU": 1.0}] * int(num_cpus))
+    try:
+        ray.get(sweep.ready(), timeout=DEADLINE_S)
+
+        response = client.post(f"/{NAME}/classify", json={"text": "good"})
+    finally:
+        ray.util.remove_placement_group(sweep)
+
+    assert response.json()["label"] == "good"
+
+
+def test_answers_carry_the_new_version_once_the_alias_moved_and_no_request_fails(
+    endpoint: Deployed, client: httpx.Client, registry: ModelRegistry
+) -> None:
+    client.post(f"/{NAME}/classify", json={"text": "good"}).raise_for_status()
+    statuses: set[int] = set()
+    answers: list[tuple[int, str]] = []
+    done = threading.Event()
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            response = client.post(f"/{NAME}/classify", json={"text": "good"})
+            statuses.add(response.status_code)
+            answers.append((response.json()["version"], response.json()["label"]))
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    try:
+        registry.set_alias(NAME, "champion", 2)
+        follow_alias(NAME, 2, DEADLINE_S)
+        wait_until(lambda: answers[-1][0] == 2)
+        assert registry.rollback(NAME, "champion") == (2, 1)
+        follow_alias(NAME, 1, DEADLINE_S)
+        wait_until(lambda: answers[-1][0] == 1)
+    finally:
+        done.set()
+        asking.join()
+
+    assert statuses == {200}
+    assert set(answers) == {(1, "good"), (2, "bad")}
+
+
+def test_a_replica_holds_neither_torch_nor_transformers_nor_mlflow(endpoint: Deployed, client: httpx.Client) -> None:
+    client.post(f"/{NAME}/classify", json={"text": "good"}).raise_for_status()
+    wait_until(lambda: state().state == "awake")
+    (replica,) = model_deployment()["replicas"]
+    actor = ray.get_actor(replica["actor_name"], namespace="serve")
+
+    modules = ray.get(actor.__ray_call__.remote(lambda _: sorted(__import__("sys").modules)))
+
+    assert "onnxruntime" in modules
+    assert not {"torch", "transformers", "mlflow", "datasets", "optuna"} & set(modules)
+
+
+def test_requests_are_answered_after_a_replica_died(endpoint: Deployed, client: httpx.Client) -> None:
+    client.post(f"/{NAME}/classify", json={"text": "good"}).raise_for_status()
+    wait_until(lambda: state().state == "awake")
+    (replica,) = model_deployment()["replicas"]
+    ray.kill(ray.get_actor(replica["actor_name"], namespace="serve"))
+
+    responses = [client.post(f"/{NAME}/classify", json={"text": "good"}) for _ in range(5)]
+
+    assert [response.status_code for response in responses] == [200] * 5
+
+
+def test_deploying_again_changes_nothing(endpoint: Deployed, client: httpx.Client, registry: ModelRegistry) -> None:
+    client.post(f"/{NAME}/classify", json={"text": "good"}).raise_for_status()
+    details = serve_details()
+    assert details is not None
+    storage = Path(model_deployment()["deployment_config"]["user_config"]["storage"])
+
+    assert deploy(registry, storage) == endpoint
+
+    again = serve_details()
+    assert again is not None
+    assert again["applications"][NAME]["last_deployed_time_s"] == details["applications"][NAME]["last_deployed_time_s"]
+
+
+def test_starting_the_gateway_again_finds_the_running_one(gateway: str) -> None:
+    assert start_gateway("127.0.0.1", free_port()) == gateway
+
+
+def test_deploying_what_is_not_registered_is_refused_and_leaves_nothing(
+    gateway: str, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    with pytest.raises(RegistryError, match=r"'unknown'.*tuneserve promote"):
+        deploy(registry, tmp_path, name="unknown")
+    assert "unknown" not in {found.name for found in endpoints()}
+
+
+def test_an_endpoint_that_is_not_there_cannot_be_removed(gateway: str) -> None:
+    with pytest.raises(ServingError, match="there is no endpoint 'unknown'"):
+        remove_endpoint("unknown")
+
+
+def test_a_port_that_is_taken_is_named(cluster: Connection) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ClusterError, match=f"port {port} on 127.0.0.1 is taken"):
+            check_port_is_free("127.0.0.1", port)

@@ -1,0 +1,153 @@
+"""Sweeps on a real cluster: every trial counted once, whatever ends the driver."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from common.errors import InputError, TrainingError
+from scripts.job import Job
+from scripts.steps import prepare_data
+from tests.small_job import small_job
+from tune.allocation import Allocation
+from tune.study import TrialRecord, journal
+from tune.sweep import OnUpdate, SweepResult, study_file, sweep
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+TWO_AT_ONCE = Allocation(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=2)
+
+
+class Stopped(BaseException):
+    """What ends a driver in these tests, as Ctrl-C would."""
+
+
+def run(job: Job, on_update: OnUpdate = lambda records: None, allocation: Allocation = TWO_AT_ONCE) -> SweepResult:
+    from common.tracking import Tracker
+
+    tracker = Tracker.open(job.tracking_uri, job.recipe.experiment)
+    return sweep(
+        job.recipe,
+        prepare_data(job),
+        sweep_id="sweep-1",
+        folder=f"{job.runs}/sweep-1",
+        allocation=allocation,
+        tracker=tracker,
+        recipe_yaml=job.recipe_yaml,
+        on_update=on_update,
+    )
+
+
+def runs_of(job: Job) -> list[Any]:
+    client = mlflow.MlflowClient(job.tracking_uri)
+    experiment = client.get_experiment_by_name(job.recipe.experiment)
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_a_sweep_ends_with_a_leaderboard_checkpoints_and_one_mlflow_run_a_trial(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.scheduler=fifo")
+    seen: list[str] = []
+    result = run(job, lambda records: seen.extend(record.state for record in records))
+
+    assert [trial.state for trial in result.trials] == ["complete"] * 3
+    accuracies = [trial.metrics["accuracy"] for trial in result.trials]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert "running" in seen
+    for trial in result.trials:
+        assert trial.checkpoint is not None
+        model = AutoModelForSequenceClassification.from_pretrained(trial.checkpoint)
+        assert set(model.config.id2label.values()) == {"bearish", "bullish", "neutral"}
+
+    runs = {entry.info.run_id: entry for entry in runs_of(job)}
+    assert {entry.info.status for entry in runs.values()} == {"FINISHED"}
+    children = [e for e in runs.values() if e.data.tags.get("mlflow.parentRunId") == result.run_id]
+    assert len(children) == 3
+    assert len(runs) == 4
+    client = mlflow.MlflowClient(job.tracking_uri)
+    best = runs[result.best.run_id or ""]
+    assert float(best.data.params["learning_rate"]) == pytest.approx(result.best.params["learning_rate"])
+    history = client.get_metric_history(best.info.run_id, "accuracy")
+    assert [(point.step, point.value) for point in history] == [
+        (epoch["epoch"], epoch["accuracy"]) for epoch in result.best.history
+    ]
+    parent = runs[result.run_id]
+    assert parent.inputs.dataset_inputs[0].dataset.digest == prepare_data(job).data_digest[:36]
+
+
+def test_a_driver_that_ends_midway_is_continued_without_repeating_or_losing_a_trial(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=4", "search.scheduler=fifo")
+
+    def stop_after_one(records: Sequence[TrialRecord]) -> None:
+        if any(record.state == "complete" for record in records):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(job, stop_after_one)
+    assert "RUNNING" not in {entry.info.status for entry in runs_of(job)}
+    before = {record.number: record for record in _records(job) if record.state == "complete"}
+    assert before
+
+    result = run(job)
+    after = {trial.number: trial for trial in result.trials}
+    assert sorted(after) == [0, 1, 2, 3]
+    assert {trial.state for trial in result.trials} == {"complete"}
+    for number, trial in before.items():
+        assert (after[number].run_id, after[number].history) == (trial.run_id, trial.history)
+    runs = runs_of(job)
+    assert len(runs) == 5
+    assert {entry.info.status for entry in runs} == {"FINISHED"}
+
+
+def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    # Both choices are tried: the first of them cannot but overflow.
+    job = small_job(
+        tmp_path, "search.space={learning_rate: {choice: [1.0e+30, 1.0e-3]}}", "search.num_trials=4", "train.epochs=1"
+    )
+    result = run(job)
+    by_rate = {trial.params["learning_rate"]: trial for trial in result.trials}
+    assert set(by_rate) == {1e30, 1e-3}
+    assert by_rate[1e-3].state == "complete"
+    assert by_rate[1e30].state == "failed"
+    assert "1e+30" in (by_rate[1e30].failure or "")
+    assert result.best.params["learning_rate"] == 1e-3
+    assert len(result.trials) == 4
+
+
+def test_a_time_budget_ends_the_sweep_and_leaves_no_run_open(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.time_budget_s=15", "train.epochs=500", "search.num_trials=2")
+    result = run(job)
+    assert {trial.state for trial in result.trials} <= {"pruned", "failed"}
+    assert result.best.metrics
+    assert {entry.info.status for entry in runs_of(job)} == {"FINISHED"}
+
+
+def test_a_sweep_in_which_every_trial_fails_says_why(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.space={learning_rate: {fixed: 1.0e+30}}", "search.num_trials=1")
+    with pytest.raises(TrainingError, match=r"none of 1 trials .* 1e\+30"):
+        run(job)
+    assert {entry.info.status for entry in runs_of(job)} == {"FAILED"}
+
+
+def test_trials_of_two_workers_train_in_groups(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=2", "train.num_workers=2")
+    result = run(job, allocation=Allocation(2, 1, 0.0, max_concurrent=2))
+    assert {trial.state for trial in result.trials} <= {"complete", "pruned"}
+    assert result.best.checkpoint is not None
+    AutoModelForSequenceClassification.from_pretrained(result.best.checkpoint)
+
+
+def test_a_sweep_is_not_continued_with_another_recipe(tmp_path: Path) -> None:
+    run(small_job(tmp_path, "search.num_trials=1", "train.epochs=1"))
+    with pytest.raises(InputError, match="started with another recipe"):
+        run(small_job(tmp_path, "search.num_trials=2", "train.epochs=2"))
+    assert len(run(small_job(tmp_path, "search.num_trials=2", "train.epochs=1")).trials) == 2
+
+
+def _records(job: Job) -> list[TrialRecord]:
+    from tune.study import StudySearch
+
+    storage = journal(study_file(f"{job.runs}/sweep-1"))
+    return StudySearch(job.recipe.search, name="sweep-1", storage=storage, epochs=2).records()

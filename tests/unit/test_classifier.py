@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.classifier import Classifier, probabilities
+from common.errors import ModelError
+from tests.tiny_model import build_engine
+
+TEXTS = st.lists(st.sampled_from(["good", "bad", "other"]), max_size=9).map(" ".join)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_engine(tmp_path_factory.mktemp("engine"))
+
+
+def test_each_text_gets_its_label_and_scores_that_add_up_to_one(folder: Path) -> None:
+    predictions = Classifier.load(folder).classify(["good good", "bad"])
+
+    assert [prediction.label for prediction in predictions] == ["good", "bad"]
+    for prediction in predictions:
+        assert set(prediction.scores) == {"bad", "good"}
+        assert sum(prediction.scores.values()) == pytest.approx(1.0, abs=1e-12)
+        assert prediction.score == prediction.scores[prediction.label] == max(prediction.scores.values())
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(TEXTS, max_size=70))
+def test_a_text_is_answered_the_same_alone_and_among_others(folder: Path, texts: list[str]) -> None:
+    classifier = Classifier.load(folder)
+
+    together = classifier.logits(texts)
+
+    assert together.shape == (len(texts), 2)
+    assert together.dtype == np.float32
+    for row, text in zip(together, texts, strict=True):
+        assert row == pytest.approx(classifier.logits([text])[0])
+        assert row[1] == 2 * (text.split().count("good") - text.split().count("bad"))
+
+
+def test_a_text_is_cut_at_max_length(folder: Path) -> None:
+    classifier = Classifier.load(folder)
+
+    assert classifier.max_length == 64
+    assert classifier.logits(["good " * 64 + "bad " * 100])[0].tolist() == [-128.0, 128.0]
+
+
+def test_no_texts_and_empty_texts_are_answered(folder: Path) -> None:
+    classifier = Classifier.load(folder)
+
+    assert classifier.classify([]) == []
+    assert classifier.classify([""])[0].score == 0.5
+
+
+def test_a_text_without_tokens_is_padded_to_one_because_models_cannot_take_none(folder: Path) -> None:
+    fed: dict[str, np.ndarray] = {}
+
+    class Session:
+        def get_inputs(self):
+            return classifier._session.get_inputs()
+
+        def run(self, names, feeds):
+            fed.update(feeds)
+            return classifier._session.run(names, feeds)
+
+    classifier = Classifier.load(folder)
+    replace(classifier, _session=Session()).logits([""])
+
+    assert {name: array.tolist() for name, array in fed.items()} == {"input_ids": [[0]], "attention_mask": [[0]]}
+
+
+def test_large_logits_do_not_overflow() -> None:
+    scores = probabilities(np.array([[1e4, -1e4], [0.0, 0.0]], dtype=np.float32))
+
+    assert scores.tolist() == [[1.0, 0.0], [0.5, 0.5]]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (build_engine(tmp_path) / "tokenizer.json").unlink()
+
+    with pytest.raises(ModelError, match=r"lacks tokenizer\.json; promote the model again"):
+        Classifier.load(tmp_path)
+
+
+def test_a_model_with_other_labels_than_it_says_is_refused(tmp_path: Path) -> None:
+    file = build_engine(tmp_path) / "labels.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"labels": ["a", "b", "c"]}))
+
+    with pytest.raises(ModelError, match=r"2 outputs and labels\.json names 3 labels"):
+        Classifier.load(tmp_path)
+
+
+def test_a_broken_model_file_is_one_error(tmp_path: Path) -> None:
+    (build_engine(tmp_path) / "model.onnx").write_bytes(b"not a model")
+
+    with pytest.raises(ModelError, match="not a model that ONNX Runtime can open"):
+        Classifier.load(tmp_path)
+
+
+def test_a_replica_needs_no_torch_transformers_or_mlflow() -> None:
+    code = "import sys, common.classifier; print([m for m in ('torch', 'transformers', 'mlflow') if m in sys.modules])"
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -1,0 +1,77 @@
+"""The shell scripts that a newcomer runs first, in a folder of their own with a Python that only takes notes."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from common.cluster import PROJECT_ROOT
+
+POSIX_TOOLS = ("bash", "cat", "cksum", "dirname", "mkdir", "cp", "rm")
+"""What the scripts may call: macOS has neither sha256sum nor flock."""
+
+PYTHON = """#!/usr/bin/env bash
+echo "$*" >>"$NOTES"
+[[ "$*" == "-m venv .venv" ]] && mkdir -p .venv/bin && cp "$0" .venv/bin/python
+exit 0
+"""
+WITHOUT_PIP = """#!/usr/bin/env bash
+[[ "$*" != *pip* ]]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in POSIX_TOOLS:
+        (tools / name).symlink_to(str(shutil.which(name)))
+    executable(tools / "python3", PYTHON)
+    root = tmp_path / "project"
+    (root / "scripts").mkdir(parents=True)
+    for name in ("pyproject.toml", "constraints.txt", "scripts/install", "scripts/test"):
+        shutil.copy(PROJECT_ROOT / name, root / name)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    monkeypatch.delenv("PYTHON", raising=False)
+    return root
+
+
+def executable(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.replace("/usr/bin/env bash", str(shutil.which("bash"))))
+    path.chmod(0o755)
+
+
+def run(root: Path, *command: str) -> list[str]:
+    """What Python was asked to do."""
+    notes = Path(os.environ["NOTES"])
+    notes.write_text("")
+    subprocess.run(["bash", *command], cwd=root, check=True, capture_output=True)
+    return notes.read_text().splitlines()
+
+
+def test_install_makes_the_environment_once_and_again_when_what_is_locked_changes(project: Path) -> None:
+    asked = run(project, "scripts/install")
+    assert asked.count("-m venv .venv") == 1
+    assert any("torch==2.13.0" in line for line in asked)
+    assert not any("pip" in line for line in run(project, "scripts/install"))
+    (project / "constraints.txt").write_text("changed\n")
+    again = run(project, "scripts/install")
+    assert any("--constraint constraints.txt --editable" in line for line in again)
+    assert "-m venv .venv" not in again
+
+
+def test_an_environment_without_pip_is_made_anew(project: Path) -> None:
+    executable(project / ".venv" / "bin" / "python", WITHOUT_PIP)
+    assert "-m venv .venv" in run(project, "scripts/install")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "handed_on"),
+    [((), "-m not slow"), (("--all",), ""), (("--all", "-k", "a b"), "-k a b"), (("-x",), "-m not slow -x")],
+)
+def test_the_arguments_of_test_go_to_pytest(project: Path, arguments: tuple[str, ...], handed_on: str) -> None:
+    assert run(project, "scripts/test", *arguments)[-1] == f"-m pytest {handed_on}".strip()

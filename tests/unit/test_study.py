@@ -1,0 +1,161 @@
+"""The study is the record of a sweep: what an end of the driver leaves, the next one continues."""
+
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from common.recipe import Range, Search
+from tune.study import FAILURE, StudySearch, journal
+
+SEARCH = Search(num_trials=6, space={"learning_rate": Range(log_uniform=(1e-5, 1e-3))})
+
+
+def open_study(folder: Path, search: Search = SEARCH) -> StudySearch:
+    return StudySearch(search, name="sweep", storage=journal(folder / "study.journal"), epochs=3)
+
+
+def epoch(number: int, accuracy: float) -> dict[str, float]:
+    return {"epoch": number, "accuracy": accuracy, "loss": 1 - accuracy}
+
+
+def report(study: StudySearch, trial: str, *accuracies: float) -> dict[str, float]:
+    result = {}
+    for number, accuracy in enumerate(accuracies, start=1):
+        result = epoch(number, accuracy)
+        study.on_trial_result(trial, result)
+    return result
+
+
+def states(study: StudySearch) -> list[str]:
+    return [record.state for record in study.records()]
+
+
+def test_a_trial_that_ran_all_epochs_is_complete_with_its_best_value(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.suggest("a")
+    study.on_trial_complete("a", report(study, "a", 0.5, 0.9, 0.8))
+    trial = study.study.get_trials()[0]
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.9)
+
+
+def test_a_trial_that_asha_stopped_is_pruned_with_its_intermediate_values(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.suggest("a")
+    report(study, "a", 0.5)
+    study.on_trial_complete("a", epoch(2, 0.6))  # Tune reports the epoch that the scheduler stops at only here
+    trial = study.study.get_trials()[0]
+    assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {1: 0.5, 2: 0.6})
+
+
+def test_a_failure_is_told_with_its_reason(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.suggest("a")
+    report(study, "a", 0.5)
+    study.on_trial_complete("a", {FAILURE: "loss is NaN"})
+    study.suggest("b")
+    study.on_trial_complete("b", error=True)
+    assert states(study) == ["failed", "failed"]
+    assert study.records()[0].failure == "loss is NaN"
+    assert study.num_finished == 2
+
+
+def test_an_interrupted_trial_is_suggested_again_first_with_its_checkpoint(tmp_path: Path) -> None:
+    before = open_study(tmp_path)
+    suggested = before.suggest("a")
+    before.suggest("b")
+    before.on_trial_complete("b", report(before, "b", 0.1, 0.2, 0.3))
+    report(before, "a", 0.5)
+    before.trial("a").set_user_attr("latest_checkpoint", "/checkpoints/a/1")
+    assert suggested is not None
+
+    after = open_study(tmp_path)
+    again = after.suggest("c")
+    assert again == {**suggested, "resume_from": "/checkpoints/a/1"}
+    after.on_trial_complete("c", report(after, "c", 0.5, 0.6, 0.7))
+    assert states(after) == ["complete", "complete"]
+    new = after.suggest("d")
+    assert new is not None
+    assert new["number"] == 2
+
+
+def test_a_trial_cut_off_after_its_last_epoch_is_complete_and_not_repeated(tmp_path: Path) -> None:
+    before = open_study(tmp_path)
+    before.suggest("a")
+    before.trial("a").set_user_attr("run_id", "run-of-a")
+    report(before, "a", 0.5, 0.6, 0.7)
+    before.trial("a").set_user_attr("latest_epoch", 3)
+    after = open_study(tmp_path)
+    assert states(after) == ["running"]  # reading a study changes nothing
+    finished: list[str] = []
+    after.settle(finished.append)
+    assert finished == ["run-of-a"]
+    assert states(after) == ["complete"]
+    suggested = after.suggest("b")
+    assert suggested is not None
+    assert suggested["number"] == 1
+
+
+def test_a_trial_whose_last_checkpoint_was_not_recorded_trains_its_last_epoch_again(tmp_path: Path) -> None:
+    before = open_study(tmp_path)
+    before.suggest("a")
+    report(before, "a", 0.5, 0.6, 0.7)
+    before.trial("a").set_user_attr("latest_epoch", 2)
+    before.trial("a").set_user_attr("latest_checkpoint", "/checkpoints/a/2")
+    after = open_study(tmp_path)
+    after.settle(lambda run_id: pytest.fail("its last checkpoint is missing"))
+    again = after.suggest("b")
+    assert again is not None
+    assert (again["number"], again["resume_from"]) == (0, "/checkpoints/a/2")
+    after.on_trial_complete("b", epoch(3, 0.7))
+    assert states(after) == ["complete"]
+
+
+def test_trials_that_a_time_budget_stopped_are_told(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.suggest("a")
+    study.suggest("b")
+    report(study, "a", 0.5)
+    study.end_unfinished()
+    assert states(study) == ["pruned", "failed"]
+
+
+def test_telling_a_finished_trial_again_changes_nothing(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.suggest("a")
+    study.on_trial_complete("a", report(study, "a", 0.5, 0.9, 0.8))
+    study.on_trial_complete("a", error=True)
+    assert states(study) == ["complete"]
+
+
+def test_a_resumed_sampler_does_not_repeat_its_start_up_trials(tmp_path: Path) -> None:
+    before = open_study(tmp_path)
+    first = before.suggest("a")
+    before.on_trial_complete("a", report(before, "a", 0.5, 0.6, 0.7))
+    second = open_study(tmp_path).suggest("b")
+    assert first is not None
+    assert second is not None
+    assert first["params"] != second["params"]
+
+
+def test_the_same_seed_suggests_the_same_trials(tmp_path: Path) -> None:
+    one, other = open_study(tmp_path / "one"), open_study(tmp_path / "other")
+    assert [one.suggest(str(n)) for n in range(3)] == [other.suggest(str(n)) for n in range(3)]
+
+
+def test_searched_epochs_decide_when_a_trial_is_complete(tmp_path: Path) -> None:
+    study = open_study(tmp_path, Search(space={"epochs": Range(fixed=1)}))
+    study.suggest("a")
+    study.on_trial_complete("a", report(study, "a", 0.5))
+    assert states(study) == ["complete"]
+
+
+@pytest.mark.parametrize(("metric", "best"), [("accuracy", 0.9), ("loss", 0.1)])
+def test_a_trial_is_ranked_by_the_epoch_of_its_checkpoint(metric: str, best: float, tmp_path: Path) -> None:
+    study = open_study(tmp_path, SEARCH.model_copy(update={"metric": metric}))
+    study.suggest("a")
+    history = {str(n): {**epoch(n, a)} for n, a in enumerate((0.5, 0.9, 0.8), start=1)}
+    study.trial("a").set_user_attr("history", history)
+    assert study.records()[0].metrics == {}  # of no epoch is there a checkpoint
+    study.trial("a").set_user_attr("best_epoch", 2)
+    assert study.records()[0].metrics[metric] == pytest.approx(best)

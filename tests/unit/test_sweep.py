@@ -1,0 +1,69 @@
+"""The parts of a sweep that need no cluster."""
+
+from pathlib import Path
+
+import pytest
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from common.recipe_file import load_recipe, shipped_recipes
+from tune.study import TrialRecord
+from tune.sweep import leaderboard, make_scheduler, replay, study_file
+
+
+def record(number: int, *accuracies: float, state: str = "complete", checkpoint: bool = True) -> TrialRecord:
+    history = tuple({"epoch": n, "accuracy": a} for n, a in enumerate(accuracies, start=1))
+    best = max(history, key=lambda epoch: epoch["accuracy"]) if history and checkpoint else {}
+    return TrialRecord(number, state, {}, metrics=best, history=history)
+
+
+class NewTrial:
+    trial_id = "new"
+
+
+def decision(scheduler: TrialScheduler, epoch: int, accuracy: float) -> str:
+    trial = NewTrial()
+    scheduler.on_trial_add(None, trial)
+    return scheduler.on_trial_result(None, trial, {"epoch": epoch, "accuracy": accuracy})
+
+
+def test_asha_stops_a_trial_that_is_worse_than_the_best_third() -> None:
+    scheduler = make_scheduler(load_recipe(shipped_recipes()["quickstart"]), epochs=4)
+    replay(scheduler, [record(n, accuracy) for n, accuracy in enumerate((0.5, 0.6, 0.9))], "accuracy")
+    assert decision(scheduler, epoch=1, accuracy=0.7) == TrialScheduler.STOP
+    assert decision(scheduler, epoch=1, accuracy=0.95) == TrialScheduler.CONTINUE
+
+
+def test_rungs_are_empty_without_what_earlier_drivers_saw() -> None:
+    scheduler = make_scheduler(load_recipe(shipped_recipes()["quickstart"]), epochs=4)
+    replay(scheduler, [record(0, 0.9, state="running")], "accuracy")
+    assert decision(scheduler, epoch=1, accuracy=0.1) == TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize(("override", "epochs"), [("search.scheduler=fifo", 4), ("search.scheduler=asha", 1)])
+def test_nothing_is_stopped_early_where_nothing_can_be_gained(override: str, epochs: int) -> None:
+    assert type(make_scheduler(load_recipe(shipped_recipes()["quickstart"], [override]), epochs)) is FIFOScheduler
+
+
+def test_the_leaderboard_ranks_what_can_be_promoted() -> None:
+    trials = [
+        record(0, 0.5, 0.7),
+        record(1, 0.9, state="failed"),
+        record(2, 0.8, state="pruned"),
+        record(3, 0.95, checkpoint=False),
+        record(4),
+    ]
+    assert [trial.number for trial in leaderboard(trials, "accuracy")] == [2, 0, 1, 3, 4]
+
+
+def test_a_loss_is_ranked_upwards() -> None:
+    trials = [TrialRecord(n, "complete", {}, metrics={"loss": loss}) for n, loss in enumerate((0.3, 0.1, 0.2))]
+    assert [trial.number for trial in leaderboard(trials, "loss")] == [1, 2, 0]
+
+
+def test_the_study_is_beside_the_trials_unless_the_storage_cannot_append(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path / "cache"))
+    assert study_file(str(tmp_path / "sweep-1")) == tmp_path / "sweep-1" / "study.journal"
+    assert study_file((tmp_path / "sweep-1").as_uri()) == tmp_path / "sweep-1" / "study.journal"
+    assert study_file("s3://bucket/runs/sweep-1") == tmp_path / "cache" / "sweeps" / "sweep-1" / "study.journal"
