@@ -71,6 +71,13 @@ class TokenisedTexts:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def uses(self, vocabulary_size: int) -> npt.NDArray[np.bool_]:
+        """(vocabulary_size,) whether each token occurs in a text."""
+        is_used = np.zeros(vocabulary_size, dtype=bool)
+        for token_ids in self.token_ids:
+            is_used[token_ids] = True
+        return is_used
+
     def batch(self, rows: Rows, pad_token_id: int) -> Batch:
         """The given rows, padded to the longest of them."""
         lengths = self.lengths[rows]

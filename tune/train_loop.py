@@ -28,6 +28,7 @@ from tune.data_parallel import Worker
 from tune.precision import Precision, compute_dtype
 from tune.pretrained import load_classifier
 from tune.quiet import quiet
+from tune.vocabulary import all_rows, keep_used_rows
 
 METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "tokens_per_s", "samples_per_s", "seconds")
 """What `train` reports each epoch, beside `epoch`: losses are mean cross-entropy, `loss`, `accuracy` and `macro_f1`
@@ -144,6 +145,7 @@ class _Run:
         self.validation = TokenisedTexts.open(Path(config.data_folder) / "validation.arrow")
         torch.manual_seed(config.seed)  # a new head
         self.model = load_classifier(str(checkpoint or config.base_model), config.labels, config.pad_token_id)
+        keep_used_rows(self.model, self._used_tokens())
         self.model.to(self.worker.device)  # type: ignore[arg-type]
         self.replica = self.worker.replicate(self.model)
         matrices = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
@@ -181,13 +183,20 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; after the last epoch nothing is left to resume."""
-        with quiet():
+        with quiet(), all_rows(self.model):
             self.model.save_pretrained(folder)
         shutil.copytree(Path(self.config.data_folder) / "tokenizer", folder, dirs_exist_ok=True)
         (folder / HISTORY_FILE).write_text(json.dumps(self.history))
         if len(self.history) < self.config.epochs:
             state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
             torch.save(state, folder / STATE_FILE)
+
+    def _used_tokens(self) -> torch.Tensor:
+        """(V,) whether each token occurs in a text or pads one."""
+        vocabulary_size = len(self.model.get_input_embeddings().weight)  # type: ignore[arg-type]
+        is_used = self.training.uses(vocabulary_size) | self.validation.uses(vocabulary_size)
+        is_used[self.config.pad_token_id] = True
+        return torch.from_numpy(is_used)
 
     def _restore(self, checkpoint: Path) -> None:
         self.history = history_of(checkpoint)
