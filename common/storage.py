@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import pyarrow.fs
@@ -10,13 +11,19 @@ from common.location import filesystem
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """Writes a file as a whole or not at all."""
+    """Writes a file as a whole or not at all; a write that is killed may leave a hidden one beside it."""
     files, path = filesystem(uri)
-    files.create_dir(path.rpartition("/")[0], recursive=True)
-    partial = f"{path}.{uuid.uuid4().hex[:8]}.part"
-    with files.open_output_stream(partial) as stream:
-        stream.write(content)
-    files.move(partial, path)
+    folder, _, name = path.rpartition("/")
+    files.create_dir(folder, recursive=True)
+    partial = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        with files.open_output_stream(partial) as stream:
+            stream.write(content)
+        files.move(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            files.delete_file(partial)
+        raise
 
 
 def write_json(uri: str, document: Any) -> None:
@@ -34,8 +41,8 @@ def read_json(uri: str) -> Any:
         return None
 
 
-def list_folder(uri: str) -> list[str]:
-    """Names of what stands directly in a folder, sorted; empty when there is no such folder."""
+def folders_in(uri: str) -> list[str]:
+    """Names of the folders directly in a folder, sorted; empty when there is no such folder."""
     files, path = filesystem(uri)
-    selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
-    return sorted(info.base_name for info in files.get_file_info(selector))
+    found = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == pyarrow.fs.FileType.Directory)

@@ -60,7 +60,7 @@ def command(
         def wrapped(*, as_json: bool, **arguments: Any) -> None:
             # Of a command that is submitted; and a schema is JSON in any case.
             as_json = as_json or "--json" in arguments.get("words", ()) or arguments.get("schema", False)
-            with _stdout_kept_free():
+            with stdout_kept_free():
                 result = guarded(functools.partial(function, **arguments), resume_with)
             if as_json:
                 click.echo(json.dumps(result, ensure_ascii=False))
@@ -77,7 +77,7 @@ def command(
 
 
 @contextmanager
-def _stdout_kept_free() -> Iterator[None]:
+def stdout_kept_free() -> Iterator[None]:
     """Sends what libraries and child processes print to stderr: the JSON result shall stand alone on stdout."""
     sys.stdout.flush()
     stdout = os.dup(1)

@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 def step(title: str) -> None:
     """Announces a step."""
-    console.print(f"\n[bold]{title}[/bold]")
+    console.print(f"\n{title}", style="bold", markup=False)
 
 
 def show_findings(findings: "Sequence[Finding]") -> None:
@@ -44,9 +44,9 @@ def show_findings(findings: "Sequence[Finding]") -> None:
 def leaderboard_table(records: "Sequence[TrialRecord]", metric: str, *, limit: int = 20) -> Table:
     """The trials as a table, in the order given."""
     params = list(dict.fromkeys(name for record in records for name in record.params))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for title in ("trial", "state", "epoch", *params, "accuracy", "macro_f1", "loss", "tokens/s"):
-        table.add_column(f"[bold]{title}[/bold]" if title == metric else title, justify="right")
+        table.add_column(title, justify="right", header_style="bold" if title == metric else "")
     for record in records[:limit]:
         metrics, latest = record.metrics, record.history[-1] if record.history else {}
         table.add_row(

@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.location import is_url, join
 from common.recipe import Recipe
 from common.recipe_file import dump_recipe, load_recipe
-from common.storage import list_folder, read_json
+from common.storage import folders_in, read_json
 
 _held: set[Path] = set()
 """Locks that this process holds: the steps of `run` take the lock of the whole again."""
@@ -141,5 +141,4 @@ class Job:
 def stored_runs(storage: str) -> list[tuple[str, dict[str, Any] | None]]:
     """All sweeps and trainings in a storage, by id, each with its result; None for those that did not finish."""
     folder = join(storage, "runs")
-    runs = [name for name in list_folder(folder) if not name.startswith(".") and not name.endswith(".json")]
-    return [(run, read_json(join(folder, run, "result.json"))) for run in runs]
+    return [(run, read_json(join(folder, run, "result.json"))) for run in folders_in(folder)]

@@ -34,8 +34,9 @@ def predict(
         InputError: when it is not clear what to classify or where to write it.
         RegistryError: when there is no such model.
     """
-    overrides = [text for text in texts if is_override(text)]
-    texts = [text for text in texts if not is_override(text)]
+    is_recipe = not target.startswith("models:/")  # of which no setting can be overridden: all are texts
+    overrides = [text for text in texts if is_recipe and is_override(text)]
+    texts = [text for text in texts if text not in overrides]
     if bool(texts) == bool(file):
         raise InputError("give either texts to classify or --file FILE, one of the two")
     if file and not (out and out.endswith(".parquet")):

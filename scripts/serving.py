@@ -24,8 +24,6 @@ FOLLOW_TIMEOUT_S = 60.0
 
 def deploy(job: Job) -> Result:
     """Serves the model that the recipe's alias points to; starts a cluster when none is up."""
-    from common.registry import ModelRegistry
-
     recipe = job.recipe
     ModelRegistry(job.tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)  # before a cluster starts
     with _gateway(job) as code_uri:
@@ -115,7 +113,7 @@ def roll_back(name: str, *, alias: str, storage: str | None, mlflow_uri: str | N
     tracking_uri = tracking_location(mlflow_uri, storage_location(storage))
     before, after = ModelRegistry(tracking_uri).rollback(name, alias)
     say(f"{name}@{alias}: version {before} -> {after}")
-    if read_record() is not None or in_job():
+    if _is_cluster_at_hand():
         with connect(private=False):
             for endpoint in endpoints():
                 if (endpoint.model, endpoint.alias, endpoint.tracking_uri) == (name, alias, tracking_uri):
@@ -130,7 +128,7 @@ def status(*, storage: str | None) -> Result:
     record = read_record()
     runs = _runs(place)
     running: list[Result] = []
-    if record is not None and record.gateway_url is not None:
+    if _is_cluster_at_hand():
         with connect(private=False):
             running = [asdict(endpoint) for endpoint in endpoints()]
     say(f"cluster   {record.address}, dashboard {record.dashboard_url}" if record else "cluster   none is up")
@@ -142,6 +140,11 @@ def status(*, storage: str | None) -> Result:
         shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "macro_f1") if name in metrics)
         say(f"run       {entry['id']}  {entry['state']}  {shown}".rstrip())
     return {"cluster": asdict(record) if record else None, "sweeps": runs, "endpoints": running}
+
+
+def _is_cluster_at_hand() -> bool:
+    """Whether there is a cluster to ask: the local one, a job's own, or the one that RAY_ADDRESS names."""
+    return read_record() is not None or in_job() or os.environ.get("RAY_ADDRESS") not in (None, "", "local")
 
 
 def _runs(storage: str) -> list[Result]:

@@ -254,13 +254,13 @@ def _reason(error: TrainingFailedError) -> str:
     cause: BaseException = error
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         rank, cause = min(error.worker_failures.items())
-        return f"training failed {MAX_FAILURES + 1} times, last in worker {rank}: {_first_line(cause)}"
+        return f"training failed {MAX_FAILURES + 1} times, last in worker {rank}: {_last_line(cause)}"
     if isinstance(error, ControllerError):
         cause = error.controller_failure
-    return f"training could not be run: {_first_line(cause)}"
+    return f"training could not be run: {_last_line(cause)}"
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
 

@@ -1,0 +1,144 @@
+"""Endpoints as Serve applications, over a Serve and a gateway that are faked."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from common.errors import ClusterError, ServingError
+from common.recipe import Recipe
+from common.recipe_file import load_recipe, shipped_recipes
+from common.registry import ModelVersion
+from serve import application
+from serve.application import GATEWAY, Deployed, deploy_endpoint, endpoints, follow_alias, start_gateway
+
+URL = "http://127.0.0.1:8000"
+
+
+class FakeServe:
+    """Runs what it is given at once; the gateway answers for the version that the alias points to."""
+
+    def __init__(self) -> None:
+        self.details: dict[str, Any] | None = None
+        self.started: list[str] = []
+        self.status = "RUNNING"
+        self.gateway_answers = True
+        self.version = 3
+        self.problem: str | None = None
+
+    def start(self, host: str, port: int) -> None:
+        self.started.append(f"serve at {host}:{port}")
+        self.details = {"http_options": {"host": host, "port": port}, "applications": {}}
+
+    def run(self, app: Any, name: str, route_prefix: str | None) -> None:
+        self.started.append(name)
+        assert self.details is not None
+        deployments = {}
+        if name != GATEWAY:
+            config = {"user_config": app._bound_deployment.user_config}
+            deployments = {"Model": {"deployment_config": config, "replicas": [], "target_num_replicas": 0}}
+        self.details["applications"][name] = {"status": self.status, "message": "no", "deployments": deployments}
+
+    def get(self, url: str, **options: object) -> httpx.Response:
+        if not self.gateway_answers:
+            raise httpx.ConnectError("refused")
+        assert self.details is not None
+        names = [name for name in self.details["applications"] if name != GATEWAY]
+        healths = {name: {"name": name, "version": self.version, "state": "waking"} for name in names}
+        known = {f"{URL}/{name}/healthz": {**health, "problem": self.problem} for name, health in healths.items()}
+        known[f"{URL}/healthz"] = {"endpoints": list(healths.values())}
+        return httpx.Response(200, json=known[url]) if url in known else httpx.Response(404)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
+    fake = FakeServe()
+
+    class Registry:
+        def __init__(self, tracking_uri: str) -> None: ...
+
+        def by_alias(self, name: str, alias: str) -> ModelVersion:
+            return ModelVersion(name, 3, "uri", "run")
+
+    monkeypatch.setattr(application, "serve_details", lambda: fake.details)
+    monkeypatch.setattr(application, "start", fake.start)
+    monkeypatch.setattr(application, "run", fake.run)
+    monkeypatch.setattr(application, "ModelRegistry", Registry)
+    monkeypatch.setattr(httpx, "get", fake.get)
+    return fake
+
+
+@pytest.fixture
+def gateway(fake: FakeServe) -> FakeServe:
+    start_gateway("127.0.0.1", 8000)
+    fake.started.clear()
+    return fake
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe(shipped_recipes()["quickstart"], overrides)
+
+
+def deploy(*overrides: str) -> Deployed:
+    return deploy_endpoint(recipe(*overrides), tracking_uri="sqlite:////s/mlflow.db", storage="/s", code_uri=None)
+
+
+def test_serve_and_the_gateway_are_started_once(fake: FakeServe) -> None:
+    assert [start_gateway("127.0.0.1", 8000), start_gateway("127.0.0.1", 9000)] == [URL, URL]
+    assert fake.started == ["serve at 127.0.0.1:8000", GATEWAY]
+
+
+def test_a_gateway_that_failed_is_started_again(gateway: FakeServe) -> None:
+    assert gateway.details is not None
+    gateway.details["applications"][GATEWAY]["status"] = "DEPLOY_FAILED"
+    start_gateway("127.0.0.1", 8000)
+    assert gateway.started == [GATEWAY]
+
+
+def test_deploying_without_a_gateway_says_how_to_start_one(fake: FakeServe) -> None:
+    with pytest.raises(ClusterError, match="no gateway runs on this cluster; start one with `tuneserve up`"):
+        deploy()
+    assert fake.started == []
+
+
+def test_only_a_changed_endpoint_is_deployed_again(gateway: FakeServe) -> None:
+    assert [deploy(), deploy()] == [Deployed(f"{URL}/quickstart", "quickstart", 3)] * 2
+    assert gateway.started == ["quickstart"]
+    deploy("serve.max_replicas=5")
+    assert gateway.started == ["quickstart", "quickstart"]
+
+
+def test_what_serve_cannot_run_is_an_error_with_its_reason(gateway: FakeServe) -> None:
+    gateway.status = "DEPLOY_FAILED"
+    with pytest.raises(ServingError, match="Serve cannot run 'quickstart': no"):
+        deploy()
+
+
+def test_an_endpoint_that_does_not_follow_is_an_error_with_the_gateways_problem(gateway: FakeServe) -> None:
+    deploy()
+    gateway.problem = "the registry is away"
+    with pytest.raises(ServingError, match=r"'quickstart' does not follow to version 4 \(the registry is away\)"):
+        follow_alias("quickstart", 4, timeout_s=0)
+
+
+@pytest.mark.parametrize(("answers", "version", "state"), [(True, 3, "waking"), (False, None, "asleep")])
+def test_endpoints_are_those_of_serve_with_what_the_gateway_knows(
+    answers: bool, version: int | None, state: str, gateway: FakeServe
+) -> None:
+    deploy()
+    deploy("name=another")
+    gateway.gateway_answers = answers
+    assert [(found.name, found.url, found.version, found.state) for found in endpoints()] == [
+        ("another", f"{URL}/another", version, state),
+        ("quickstart", f"{URL}/quickstart", version, state),
+    ]
+
+
+def test_without_serve_there_are_no_endpoints(fake: FakeServe) -> None:
+    assert endpoints() == []
+
+
+def test_removing_what_is_not_there_names_what_is(gateway: FakeServe) -> None:
+    deploy()
+    with pytest.raises(ServingError, match="no endpoint 'quickstar'; there are: quickstart"):
+        application.remove_endpoint("quickstar")

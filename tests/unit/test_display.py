@@ -1,0 +1,117 @@
+"""What people see of a sweep and of their data."""
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from common.data_checks import Finding
+from scripts import display
+from scripts.display import SweepView, leaderboard_table, show_findings, step
+from tune.study import TrialRecord
+
+
+def replace_console(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> io.StringIO:
+    """Makes everything go where the test reads it."""
+    out = io.StringIO()
+    colours: Any = {"color_system": "standard", "no_color": False} if is_terminal else {}
+    console = Console(file=out, force_terminal=is_terminal, width=160, highlight=False, soft_wrap=True, **colours)
+    monkeypatch.setattr(display, "console", console)
+    return out
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    return replace_console(monkeypatch, is_terminal=False)
+
+
+def record(number: int, *accuracies: float, state: str = "running", failure: str | None = None) -> TrialRecord:
+    history = tuple({"epoch": n, "accuracy": a, "loss": 1 - a} for n, a in enumerate(accuracies, start=1))
+    metrics = max(history, key=lambda epoch: epoch["accuracy"], default={})
+    return TrialRecord(number, state, {"learning_rate": 1e-3}, metrics, history, failure=failure)
+
+
+def test_off_a_terminal_every_change_is_one_line_and_is_said_once(shown: io.StringIO) -> None:
+    with SweepView(2, "accuracy") as view:
+        view.update([record(0)])
+        view.update([record(0)])
+        view.update([record(0, 0.5), record(1)])
+        view.update([record(0, 0.5, state="complete"), record(1)])
+
+    lines = shown.getvalue().splitlines()
+    changes = [re.search(r"trial (\d+) +(\w+)", line) for line in lines]
+    assert [change and change.groups() for change in changes] == [
+        ("0", "running"),
+        ("0", "running"),
+        ("1", "running"),
+        ("0", "complete"),
+    ]
+    assert lines[1].endswith("learning_rate=0.001  epoch 1 accuracy 0.5000 loss 0.5000")
+
+
+def test_a_failed_trial_is_shown_with_its_reason(shown: io.StringIO) -> None:
+    SweepView(1, "accuracy").update([record(0, state="failed", failure="loss is [nan]")])
+
+    assert "failed   (loss is [nan]) learning_rate=0.001" in shown.getvalue()
+
+
+@pytest.mark.parametrize(("metric", "best"), [("accuracy", "accuracy 0.9000"), ("loss", "loss 0.1000")])
+def test_on_a_terminal_running_trials_come_first_below_the_best_value(
+    metric: str, best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = replace_console(monkeypatch, is_terminal=True)
+
+    with SweepView(3, metric) as view:
+        view.update([record(0, 0.9, state="complete"), record(1, 0.5)])
+
+    assert f"1 running, 1 complete of 3 trials   best {best}" in shown.getvalue()
+    assert re.findall(r"^ +(\d) +(?:running|complete)", shown.getvalue(), re.MULTILINE)[-2:] == ["1", "0"]
+
+
+def test_the_leaderboard_keeps_its_order_and_says_how_many_it_leaves_out(shown: io.StringIO) -> None:
+    trials = [record(number, 0.5, state="complete") for number in (2, 0, 3, 1)]
+
+    display.console.print(leaderboard_table(trials, "accuracy", limit=3))
+
+    assert re.findall(r"^ +(\d) ", shown.getvalue(), re.MULTILINE) == ["2", "0", "3"]
+    assert "1 more in MLflow" in shown.getvalue()
+    assert leaderboard_table(trials, "accuracy", limit=4).caption is None
+
+
+def test_the_leaderboard_has_a_column_for_every_searched_setting(shown: io.StringIO) -> None:
+    trials = [TrialRecord(0, "failed", {"epochs": 2}), TrialRecord(1, "failed", {"warmup_ratio": 0.1})]
+
+    display.console.print(leaderboard_table(trials, "accuracy"))
+
+    header, first, second = shown.getvalue().splitlines()
+    assert header.split()[3:5] == ["epochs", "warmup_ratio"]
+    assert first.split()[3:5] == ["2", "-"]
+    assert second.split()[3:5] == ["-", "0.1"]
+
+
+def test_the_leaderboards_metric_stands_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rendered(metric: str) -> str:
+        shown = replace_console(monkeypatch, is_terminal=True)
+        display.console.print(leaderboard_table([record(0, 0.5)], metric))
+        return shown.getvalue().replace("\x1b[0m\x1b[1m", "")  # bold that ends and begins again
+
+    assert rendered("accuracy") != rendered("loss")
+
+
+def test_a_finding_is_shown_with_severity_examples_and_advice(shown: io.StringIO) -> None:
+    show_findings([Finding("leakage", "error", 2, "2 rows leak", ("'[red] wine'", "'b'"), "remove them")])
+
+    assert shown.getvalue().splitlines() == [
+        "  error   leakage: 2 rows leak",
+        "            e.g. '[red] wine'",
+        "            e.g. 'b'",
+        "            -> remove them",
+    ]
+
+
+def test_a_path_with_brackets_is_announced_as_it_is(shown: io.StringIO) -> None:
+    step("Data: news[old].csv")
+
+    assert "news[old].csv" in shown.getvalue()

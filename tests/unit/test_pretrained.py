@@ -1,0 +1,64 @@
+"""Loading a base model with a head for the data's labels."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from tests.training_data import write_base_model
+from tune.pretrained import load_classifier
+
+STORED = ("down", "flat", "up")
+HEAD = ("classifier.weight", "classifier.bias")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose head knows three labels, stored in half precision."""
+    torch.manual_seed(0)
+    folder = write_base_model(tmp_path_factory.mktemp("base"), labels=STORED)
+    tensors = load_file(folder / "model.safetensors") | {"classifier.bias": torch.arange(3.0)}
+    half = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def load(folder: Path, *labels: str, seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    return load_classifier(str(folder), labels, pad_token_id=3)
+
+
+def test_a_head_that_knows_the_labels_is_kept_and_put_in_their_order(folder: Path) -> None:
+    model = load(folder, "up", "down", "flat")
+
+    stored = load_file(folder / "model.safetensors")
+    for name in HEAD:
+        assert torch.equal(model.get_parameter(name), stored[name][[2, 0, 1]].float())
+
+
+@pytest.mark.parametrize("labels", [("down", "flat", "sideways"), ("down", "up"), ("a", "b", "c", "d")])
+def test_any_other_head_is_drawn_anew_from_torchs_generator(folder: Path, labels: tuple[str, ...]) -> None:
+    model, again, other = (load(folder, *labels, seed=seed) for seed in (0, 0, 1))
+
+    weights = [drawn.get_parameter(HEAD[0]) for drawn in (model, again, other)]
+    assert weights[0].shape == (len(labels), 16)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert not model.get_parameter(HEAD[1]).any()
+    stored = load_file(folder / "model.safetensors")
+    for name, parameter in model.base_model.named_parameters():
+        assert torch.equal(parameter, stored[f"bert.{name}"].float())
+
+
+def test_weights_are_in_full_precision_and_the_configuration_knows_the_labels(folder: Path) -> None:
+    model = load(folder, "up", "down", "flat")
+
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.id2label == {0: "up", 1: "down", 2: "flat"}
+    assert model.config.label2id == {"up": 0, "down": 1, "flat": 2}
+    assert model.config.pad_token_id == 3
