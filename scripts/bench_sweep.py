@@ -1,0 +1,189 @@
+"""How soon a sweep has a configuration as good as the best of a whole grid.
+
+    python -m scripts.bench_sweep recipes/quickstart.yaml --rows 1000
+    python -m scripts.bench_sweep recipes/sms_spam.yaml data.source=PATH/all.csv model.base=PATH/minilm \\
+        'search.space.batch_size.choice=[16,32,64]' --rows 500
+
+The grid has three values each of learning rate, batch size and weight decay, taken from the recipe's space. First all
+27 are trained in full by our train loop, which says what the best is worth. Then, each timed from an empty machine,
+the start of Ray included:
+
+- ours: `tune.sweep.sweep` over the grid, until its best trial is within 0.2 points of that best;
+- the 27 one after another, as tutorials would: padded to 128 tokens, fp32;
+- `Trainer.hyperparameter_search` over the grid with as many trials as ours, by its Optuna and by its Ray back end.
+
+The others tell their best when they end, so their time is that of the whole.
+"""
+
+import itertools
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+import ray
+import ray.tune
+import torch
+import transformers
+
+from common.cluster import connect, resources
+from common.errors import InputError
+from common.recipe import Range, Recipe
+from common.recipe_file import dump_recipe, load_recipe
+from common.tracking import Tracker, sqlite_uri
+from scripts.benchmark import Figure, run
+from scripts.contest import Contest, contest, ours, tutorial, tutorial_trainer
+from scripts.display import say, step
+from tune.allocation import allocate
+from tune.quiet import quiet
+from tune.study import TrialRecord
+from tune.sweep import sweep
+
+SEARCHED = ("learning_rate", "batch_size", "weight_decay")
+CLOSE = 0.002
+"""0.2 points of accuracy."""
+
+Grid = dict[str, tuple[float, ...]]
+
+
+@click.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1)
+@click.option("--rows", type=int, help="Training rows; all by default.")
+@click.option("--trials", default=12, show_default=True, help="Trials of our sweep and of each search.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def main(recipe: str, overrides: tuple[str, ...], rows: int | None, trials: int, as_json: bool) -> None:
+    """Times our sweep, the grid and Transformers' own searches on the same rows."""
+
+    def measure() -> list[Figure]:
+        settings = load_recipe(recipe, overrides)
+        grid = {name: _three(name, settings.search.space) for name in SEARCHED}
+        with contest(settings, rows, torch.get_num_threads()) as both:
+            return _measure(both, grid, trials)
+
+    run(measure, as_json=as_json)
+
+
+def _measure(both: Contest, grid: Grid, trials: int) -> list[Figure]:
+    step(f"{both.prepared.num_rows['train']:,} rows, {both.recipe.train.epochs} epochs; grid {grid}")
+    points = [dict(zip(SEARCHED, values, strict=True)) for values in itertools.product(*grid.values())]
+    best = max(ours(both, both.recipe.train.seed, point).best_accuracy for point in points)
+    say(f"  the best of {len(points)} trained in full has accuracy {best:.4f}")
+    reached_s, total_s = _our_sweep(both, grid, trials, best - CLOSE)
+    say(f"  ours: within 0.2 points after {reached_s:.1f} s, all {trials} trials after {total_s:.1f} s")
+    one_by_one_s = _timed("the grid, one by one", lambda: _one_by_one(both, points))
+    searches = {
+        backend: _timed(f"{trials} trials by Trainer with {backend}", lambda b=backend: _search(both, grid, trials, b))  # type: ignore[misc]
+        for backend in ("optuna", "ray")
+    }
+    return [
+        Figure("sweep_seconds", reached_s, "s", one_by_one_s, more_is_better=False),
+        Figure("sweep_seconds_to_the_end", total_s, "s", one_by_one_s, more_is_better=False),
+        *(
+            Figure(f"sweep_seconds_against_{backend}", reached_s, "s", seconds, more_is_better=False)
+            for backend, seconds in searches.items()
+        ),
+    ]
+
+
+def _three(name: str, space: Mapping[str, Range]) -> tuple[float, ...]:
+    """Three values of a recipe's range: its ends and its middle, or its first three choices."""
+    values = space.get(name)
+    if values and values.log_uniform:
+        low, high = values.log_uniform
+        return (low, math.sqrt(low * high), high)
+    if values and values.uniform:
+        low, high = values.uniform
+        return (low, (low + high) / 2, high)
+    if values and values.choice and len(values.choice) >= 3:
+        return tuple(float(value) for value in values.choice[:3])
+    raise InputError(f"search.space.{name} gives no three values; give log_uniform, uniform or three choices")
+
+
+def _on_grid(recipe: Recipe, grid: Grid, trials: int) -> Recipe:
+    space = {
+        name: Range(choice=tuple(int(value) if name == "batch_size" else value for value in values))
+        for name, values in grid.items()
+    }
+    search = recipe.search.model_copy(update={"space": space, "num_trials": trials, "metric": "accuracy"})
+    return recipe.model_copy(update={"search": search})
+
+
+def _our_sweep(both: Contest, grid: Grid, trials: int, target: float) -> tuple[float, float]:
+    """Seconds until the best trial reaches the target (infinite if none does), and to the end of the sweep."""
+    recipe = _on_grid(both.recipe, grid, trials)
+    started = time.perf_counter()
+    reached_s = math.inf
+
+    def look(records: Sequence[TrialRecord]) -> None:
+        nonlocal reached_s
+        if any(record.metrics and record.metrics["accuracy"] >= target for record in records):
+            reached_s = min(reached_s, time.perf_counter() - started)
+
+    with tempfile.TemporaryDirectory(prefix="tuneserve-bench-") as storage, connect():
+        sweep(
+            recipe,
+            both.prepared,
+            sweep_id="bench",
+            folder=f"{storage}/runs/bench",
+            allocation=allocate(recipe.train, resources(), recipe.search),
+            tracker=Tracker.open(sqlite_uri(storage), "bench"),
+            recipe_yaml=dump_recipe(recipe),
+            on_update=look,
+        )
+    return reached_s, time.perf_counter() - started
+
+
+def _one_by_one(both: Contest, points: Sequence[Mapping[str, float]]) -> float:
+    return max(tutorial(both, both.recipe.train.seed, point).accuracy for point in points)
+
+
+def _search(both: Contest, grid: Grid, trials: int, backend: str) -> float:
+    """Runs `Trainer.hyperparameter_search` and returns the best accuracy it tells."""
+    values: dict[str, Sequence[float]] = {
+        "learning_rate": grid["learning_rate"],
+        "per_device_train_batch_size": [int(value) for value in grid["batch_size"]],
+        "weight_decay": grid["weight_decay"],
+    }
+
+    def suggest(trial: Any) -> dict[str, Any]:
+        if backend == "optuna":
+            return {name: trial.suggest_categorical(name, choices) for name, choices in values.items()}
+        return {name: ray.tune.choice(choices) for name, choices in values.items()}
+
+    options: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, quiet("optuna"):
+        if backend == "ray":
+            ray.init("local", log_to_driver=False, include_dashboard=False)
+            options = {"resources_per_trial": {"cpu": 1}, "verbose": 0, "storage_path": folder}
+        try:
+            found = tutorial_trainer(both, folder, both.recipe.train.seed).hyperparameter_search(
+                hp_space=suggest,
+                compute_objective=lambda metrics: metrics["eval_accuracy"],
+                n_trials=trials,
+                direction="maximize",
+                backend=backend,
+                **options,
+            )
+        finally:
+            if backend == "ray":
+                ray.shutdown()
+    assert isinstance(found, transformers.trainer_utils.BestRun), "one objective gives one best run"
+    return float(found.objective)  # type: ignore[arg-type]
+
+
+def _timed(what: str, work: Callable[[], float]) -> float:
+    """Runs `work`, which returns the best accuracy it found; returns the seconds it took."""
+    started = time.perf_counter()
+    best = work()
+    seconds = time.perf_counter() - started
+    say(f"  {what}: {seconds:.1f} s, best accuracy {best:.4f}")
+    return seconds
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    main()
