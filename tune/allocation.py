@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from common.cluster import Resources
 from common.errors import ClusterError
-from common.recipe import Search, Train
+from common.recipe import Train
+from common.search_settings import Search
 
 MAX_CPUS_PER_WORKER = 16
 """Beyond this many threads the encoders' matrix products no longer get faster."""

@@ -9,7 +9,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from common.recipe import Range
+from common.search_settings import Range
 
 
 def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from common.metrics import direction
-from common.recipe import Search
+from common.search_settings import Search
 from tune.search_space import distributions
 
 FAILURE = "failure"

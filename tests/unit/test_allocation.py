@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from common.cluster import Node, Resources
 from common.errors import ClusterError
-from common.recipe import NumWorkers, Search, Train
+from common.recipe import NumWorkers, Train
+from common.search_settings import Search
 from tune.allocation import allocate
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.errors import TrackingError
-from common.recipe import Range, Search
+from common.search_settings import Range, Search
 from tune.recorder import TrialRecorder
 from tune.study import FAILURE, StudySearch, journal
 

@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from common.recipe import Range
+from common.search_settings import Range
 from tune.search_space import distributions
 
 

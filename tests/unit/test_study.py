@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from common.recipe import Range, Search
+from common.search_settings import Range, Search
 from tune.study import FAILURE, StudySearch, journal
 
 SEARCH = Search(num_trials=6, space={"learning_rate": Range(log_uniform=(1e-5, 1e-3))})
