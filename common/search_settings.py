@@ -51,6 +51,15 @@ def _default_space() -> dict[str, Range]:
     }
 
 
+class Confirm(Settings):
+    """Fresh runs of the best configurations before one is crowned: the best of many trials is partly luck."""
+
+    top: PositiveInt = 3
+    """So many of the best configurations are trained again."""
+    seeds: PositiveInt = 2
+    """Runs of each, with the seeds that follow `train.seed`; these runs alone decide."""
+
+
 class Search(Settings):
     """The search over hyperparameters."""
 
@@ -68,3 +77,6 @@ class Search(Settings):
     """`asha` stops the worse trials at each rung; `fifo` trains every trial in full."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds the sampler (TPE)."""
+    confirm: Confirm | None = None
+    """Train the best configurations again, with fresh seeds, and crown the one with the best mean; costs up to
+    `top` x `seeds` full trainings beyond `num_trials`. Not given: the best single trial wins."""

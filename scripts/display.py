@@ -44,22 +44,37 @@ def show_findings(findings: "Sequence[Finding]") -> None:
 def leaderboard_table(records: "Sequence[TrialRecord]", metric: str, *, limit: int = 20) -> Table:
     """The trials as a table, in the order given."""
     params = list(dict.fromkeys(name for record in records for name in record.params))
+    confirmed = any(record.confirmation for record in records)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("trial", "state", "epoch", *params, "accuracy", "macro_f1", "loss", "tokens/s"):
         table.add_column(f"[bold]{title}[/bold]" if title == metric else title, justify="right")
+    if confirmed:
+        table.add_column("mean ± spread (fresh seeds)", justify="right")
     for record in records[:limit]:
         metrics, latest = record.metrics, record.history[-1] if record.history else {}
         table.add_row(
-            str(record.number),
+            _number(record),
             record.state,
             str(int(latest["epoch"])) if latest else "-",
             *(f"{record.params[name]:.3g}" if name in record.params else "-" for name in params),
             *(f"{metrics[name]:.4f}" if name in metrics else "-" for name in ("accuracy", "macro_f1", "loss")),
             f"{latest['tokens_per_s']:,.0f}" if "tokens_per_s" in latest else "-",
+            *((_confirmation(record),) if confirmed else ()),
         )
     if len(records) > limit:
         table.caption = f"{len(records) - limit} more in MLflow"
     return table
+
+
+def _number(record: "TrialRecord") -> str:
+    return str(record.number) if record.seed is None else f"{record.number} seed {record.seed}"
+
+
+def _confirmation(record: "TrialRecord") -> str:
+    if record.confirmation is None:
+        return "-"
+    spread = "" if record.confirmation.spread is None else f" ± {record.confirmation.spread:.4f}"
+    return f"{record.confirmation.mean:.4f}{spread} ({len(record.confirmation.values)})"
 
 
 class SweepView:
@@ -87,7 +102,7 @@ class SweepView:
             self._live.update(self._table(records))
             return
         for record in records:
-            change = (record.number, record.state, len(record.history))
+            change = (record.name, record.state, len(record.history))
             if change not in self._seen:
                 self._seen.add(change)
                 say(self._line(record))
@@ -120,4 +135,4 @@ class SweepView:
         shown = " ".join(f"{name} {latest[name]:.4f}" for name in ("accuracy", "macro_f1", "loss") if name in latest)
         epoch = f"epoch {int(latest['epoch'])} {shown}" if latest else ""
         reason = f" ({record.failure})" if record.failure else ""
-        return f"{elapsed:6.1f} s  trial {record.number:<3} {record.state:<8}{reason} {params}  {epoch}".rstrip()
+        return f"{elapsed:6.1f} s  trial {_number(record):<3} {record.state:<8}{reason} {params}  {epoch}".rstrip()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.cluster import Resources, connect, read_record, resources, this_machine
 from common.data_checks import examine
@@ -17,6 +17,9 @@ from common.storage import read_json, write_json
 from common.tokenised import PreparedData, prepare, token_lengths
 from scripts.display import SweepView, console, leaderboard_table, say, show_findings, step
 from scripts.job import Job
+
+if TYPE_CHECKING:
+    from tune.study import TrialRecord
 
 Result = dict[str, Any]
 
@@ -159,10 +162,18 @@ def _sweep(job: Job, sweep_id: str) -> Result:
     step(f"Leaderboard (validation {recipe.search.metric}, {outcome.seconds:.0f} s)")
     console.print(leaderboard_table(outcome.trials, recipe.search.metric))
     best = outcome.best
+    if recipe.search.confirm is not None:
+        say(_confirmation_line(outcome.trials[0], best))
     result = {
         "sweep_id": sweep_id,
         "trials": [asdict(trial) for trial in outcome.trials],
-        "best": {"params": best.params, "metrics": best.metrics, "run_id": best.run_id, "checkpoint": best.checkpoint},
+        "confirm_runs": [asdict(run) for run in outcome.confirm_runs],
+        "best": {
+            "params": best.settings,
+            "metrics": best.metrics,
+            "run_id": best.run_id,
+            "checkpoint": best.checkpoint,
+        },
         "seconds": outcome.seconds,
     }
     _write_run(job, folder, result, prepared)
@@ -274,6 +285,19 @@ def _epoch_line(metrics: dict[str, float]) -> str:
     return (
         f"epoch {int(metrics['epoch'])}  train loss {metrics['train_loss']:.4f}  loss {metrics['loss']:.4f}  accuracy "
         f"{metrics['accuracy']:.4f}  macro-F1 {metrics['macro_f1']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
+    )
+
+
+def _confirmation_line(winner: "TrialRecord", best: "TrialRecord") -> str:
+    if winner.confirmation is None:
+        return (
+            "  not confirmed: of no configuration did all runs with fresh seeds finish; the best single trial wins. "
+            "Raise search.time_budget_s, or see why the runs failed"
+        )
+    mean, num_seeds = winner.confirmation.mean, len(winner.confirmation.values)
+    return (
+        f"  confirmed: trial {winner.number}, mean {mean:.4f} over {num_seeds} fresh seed(s); its run nearest to that "
+        f"(seed {best.seed}) is what is promoted"
     )
 
 

@@ -14,6 +14,9 @@ from tune.train_loop import METRICS
 
 logger = logging.getLogger(__name__)
 
+CONFIRMS_TAG = "tuneserve.confirms"
+"""MLflow tag of a run that confirms: the number of the trial whose configuration it repeats."""
+
 OnUpdate = Callable[[Sequence[TrialRecord]], None]
 
 
@@ -33,8 +36,12 @@ class TrialRecorder(ray.tune.Callback):
         optuna_trial = self._search.trial(trial.trial_id)
         run_id = optuna_trial.user_attrs.get("run_id")
         if run_id is None:
+            record = self._search.record(trial.trial_id)
             run_id = self._tracker.start(
-                f"trial-{optuna_trial.number}", params=optuna_trial.params, parent_run_id=self._parent_run_id
+                record.name,
+                params=record.settings,
+                tags={} if record.seed is None else {CONFIRMS_TAG: str(record.number)},
+                parent_run_id=self._parent_run_id,
             )
             optuna_trial.set_user_attr("run_id", run_id)
         elif trial.trial_id not in self._open_runs:

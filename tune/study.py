@@ -29,6 +29,20 @@ GROUP_CHECKPOINT = "checkpoint_path"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
+CONFIRMS, SEED = "confirms", "seed"
+"""User attributes of a run that confirms: the number of the trial it repeats, and its fresh seed."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A configuration's metric over runs with fresh seeds, on the validation split."""
+
+    mean: float
+    spread: float | None
+    """Standard deviation over the seeds (n - 1); None of a single run."""
+    values: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial as the study knows it."""
@@ -46,6 +60,20 @@ class TrialRecord:
     latest_checkpoint: str | None = None
     run_id: str | None = None
     failure: str | None = None
+    seed: int | None = None
+    """Of a run that confirms trial `number`: its fresh seed."""
+    confirmation: Confirmation | None = None
+    """How the configuration did with fresh seeds; None: it was not, or not fully, trained again."""
+
+    @property
+    def name(self) -> str:
+        """Names its MLflow run and its folder; unique in the sweep."""
+        return f"trial-{self.number}" if self.seed is None else f"trial-{self.number}-seed-{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What it is trained with in place of the recipe's settings."""
+        return self.params if self.seed is None else {**self.params, "seed": self.seed}
 
 
 def is_better(metric: str, candidate: float, than: float) -> bool:
@@ -70,6 +98,7 @@ class StudySearch(OptunaSearch):
     def __init__(self, search: Search, *, name: str, storage: JournalStorage, epochs: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._epochs = epochs
+        self._num_trials = search.num_trials
         # A resumed sampler with the first seed would suggest its start-up trials again (optuna issue 3255).
         seed = (search.seed + _num_trials(storage, name)) % 2**32
         super().__init__(
@@ -104,6 +133,11 @@ class StudySearch(OptunaSearch):
         """Trials that need no more work, failed ones included."""
         return len(self.study.get_trials(deepcopy=False, states=FINISHED))
 
+    @property
+    def num_missing(self) -> int:
+        """Trials still to be run, interrupted ones included."""
+        return self._num_trials - self.num_finished
+
     def trial(self, tune_trial_id: str) -> optuna.Trial:
         """The Optuna trial behind a Tune trial."""
         trial: optuna.Trial = self._ot_trials[tune_trial_id]
@@ -111,7 +145,12 @@ class StudySearch(OptunaSearch):
 
     def records(self) -> list[TrialRecord]:
         """All trials of the study, by number."""
-        return [_record(trial) for trial in self.study.get_trials(deepcopy=False)]
+        trials = self.study.get_trials(deepcopy=False)
+        return [_record(trial) for trial in trials if trial.state != TrialState.WAITING]
+
+    def record(self, tune_trial_id: str) -> TrialRecord:
+        """The trial behind a Tune trial."""
+        return _record(self._stored(self.trial(tune_trial_id)))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The parameters to try next; a trial that an earlier driver left unfinished comes first."""
@@ -120,7 +159,7 @@ class StudySearch(OptunaSearch):
             self._ot_trials[trial_id] = optuna.Trial(self.study, frozen._trial_id)
             return _suggestion(_record(frozen))
         super().suggest(trial_id)
-        return _suggestion(_record(self._stored(self.trial(trial_id))))
+        return _suggestion(self.record(trial_id))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Reports an epoch's metric to the study; an epoch that a resumed trial repeats is reported once."""
@@ -175,8 +214,8 @@ def _num_trials(storage: JournalStorage, name: str) -> int:
 def _suggestion(record: TrialRecord) -> dict[str, Any]:
     """What a trial is started with (see `tune.trial.run_trial`)."""
     return {
-        "params": record.params,
-        "number": record.number,
+        "params": record.settings,
+        "name": record.name,
         "resume_from": record.latest_checkpoint,
         "reported_epochs": [int(epoch["epoch"]) for epoch in record.history],
     }
@@ -186,7 +225,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
     attributes: Mapping[str, Any] = trial.user_attrs
     history: Mapping[str, dict[str, float]] = attributes.get("history", {})
     return TrialRecord(
-        number=trial.number,
+        number=attributes.get(CONFIRMS, trial.number),
         state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
         params=dict(trial.params),
         # Of the epoch that the checkpoint is of: an epoch whose checkpoint was lost cannot be promoted.
@@ -196,4 +235,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         latest_checkpoint=attributes.get("latest_checkpoint"),
         run_id=attributes.get("run_id"),
         failure=attributes.get(FAILURE),
+        seed=attributes.get(SEED),
     )

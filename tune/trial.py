@@ -49,9 +49,9 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
         if task.allocation.num_workers == 1:
             _train_here(settings, prepared, task, config["resume_from"])
         else:
-            _train_in_group(settings, prepared, task, f"trial-{config['number']}", config["reported_epochs"])
+            _train_in_group(settings, prepared, task, config["name"], config["reported_epochs"])
     except Exception as error:
-        logger.warning("trial %s failed", config["number"], exc_info=True)
+        logger.warning("%s failed", config["name"], exc_info=True)
         ray.tune.report({FAILURE: f"{type(error).__name__}: {error}".splitlines()[0]})
     finally:
         gc.collect()

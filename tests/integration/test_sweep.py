@@ -101,6 +101,33 @@ def test_a_driver_that_ends_midway_is_continued_without_repeating_or_losing_a_tr
     assert {entry.info.status for entry in runs} == {"FINISHED"}
 
 
+def test_the_best_are_trained_again_with_fresh_seeds_and_a_kill_in_between_repeats_nothing(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=2", "train.epochs=1", "search.confirm={top: 2, seeds: 2}")
+
+    def stop_after_one(records: Sequence[TrialRecord]) -> None:
+        if any(record.state == "complete" for record in records if record.seed is not None):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(job, stop_after_one)
+    numbers = {entry.info.run_id for entry in runs_of(job)}
+    result = run(job)
+    assert len(result.trials) == 2
+    assert {(entry.number, entry.seed) for entry in result.confirm_runs} == {(0, 1), (0, 2), (1, 1), (1, 2)}
+    assert {entry.state for entry in result.confirm_runs} == {"complete"}
+    means = [trial.confirmation.mean for trial in result.trials if trial.confirmation]
+    assert means == sorted(means, reverse=True)
+    assert len(means) == 2
+    assert (result.best.number, result.best.seed in (1, 2)) == (result.trials[0].number, True)
+    assert result.best.checkpoint is not None
+    runs = {entry.info.run_id: entry for entry in runs_of(job)}
+    assert numbers <= set(runs)
+    confirming = [entry for entry in runs.values() if "tuneserve.confirms" in entry.data.tags]
+    assert {entry.data.tags["mlflow.parentRunId"] for entry in confirming} == {result.run_id}
+    assert (len(confirming), len(runs)) == (4, 7)
+    assert {entry.info.status for entry in runs.values()} == {"FINISHED"}
+
+
 def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path: Path) -> None:
     # Both choices are tried: the first of them cannot but overflow.
     job = small_job(

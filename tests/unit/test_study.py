@@ -76,7 +76,7 @@ def test_an_interrupted_trial_is_suggested_again_first_with_its_checkpoint(tmp_p
     assert states(after) == ["complete", "complete"]
     new = after.suggest("d")
     assert new is not None
-    assert new["number"] == 2
+    assert new["name"] == "trial-2"
 
 
 def test_a_trial_cut_off_after_its_last_epoch_is_complete_and_not_repeated(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_trial_cut_off_after_its_last_epoch_is_complete_and_not_repeated(tmp_p
     assert states(after) == ["complete"]
     suggested = after.suggest("b")
     assert suggested is not None
-    assert suggested["number"] == 1
+    assert suggested["name"] == "trial-1"
 
 
 def test_a_trial_whose_last_checkpoint_was_not_recorded_trains_its_last_epoch_again(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_trial_whose_last_checkpoint_was_not_recorded_trains_its_last_epoch_ag
     after.settle(lambda run_id: pytest.fail("its last checkpoint is missing"))
     again = after.suggest("b")
     assert again is not None
-    assert (again["number"], again["resume_from"]) == (0, "/checkpoints/a/2")
+    assert (again["name"], again["resume_from"]) == ("trial-0", "/checkpoints/a/2")
     after.on_trial_complete("b", epoch(3, 0.7))
     assert states(after) == ["complete"]
 
