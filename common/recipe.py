@@ -19,13 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from common.search_settings import Range, Search
+from common.search_range import Range
+from common.search_settings import Search
 from common.settings import Fraction, Settings
 
 BUILTIN = "builtin:"
 """Prefix of the keywords for what ships with tuneserve: a recipe that uses them works from any folder."""
 
-SEARCHABLE = ("learning_rate", "batch_size", "weight_decay", "warmup_ratio", "epochs")
+SEARCHABLE = ("learning_rate", "batch_size", "weight_decay", "warmup_ratio", "epochs", "precision")
 """The fields of `train` that `search.space` may vary."""
 
 
@@ -290,11 +291,11 @@ def _space_problems(name: str, values: Range) -> list[str]:
         return [f"space.{name} cannot be searched; choose from {', '.join(SEARCHABLE)}"]
     kind = "uniform" if values.uniform else "log_uniform" if values.log_uniform else None
     if kind and Train.model_fields[name].annotation is int:
-        return [f"space.{name} takes whole numbers, and {kind} draws fractions; use int or choice"]
+        return [f"space.{name} takes whole numbers, and {kind} draws fractions; use int, log_int or choice"]
     problems = []
     for value in values.bounds():
         try:
             Train.model_validate({name: value})
         except ValidationError as error:
-            problems.append(f"space.{name} holds {value:g}: {error.errors()[0]['msg']}")
+            problems.append(f"space.{name} holds {value}: {error.errors()[0]['msg']}")
     return problems

@@ -130,7 +130,8 @@ def _apply_override(document: dict[str, Any], override: str, origins: dict[Locat
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    if str in _union_members(expected) and value is not None and not isinstance(value, str):
+    takes_text_alone = set(_union_members(expected)) <= {str, types.NoneType}
+    if takes_text_alone and value is not None and not isinstance(value, str):
         value = text  # a label column called `0` or `yes` is a name, not a number or a truth value
     target: Any = document
     for part in location[:-1]:

@@ -56,7 +56,7 @@ def leaderboard_table(records: "Sequence[TrialRecord]", metric: str, *, limit: i
             _number(record),
             record.state,
             str(int(latest["epoch"])) if latest else "-",
-            *(f"{record.params[name]:.3g}" if name in record.params else "-" for name in params),
+            *(_value(record.params[name]) if name in record.params else "-" for name in params),
             *(f"{metrics[name]:.4f}" if name in metrics else "-" for name in ("accuracy", "macro_f1", "loss")),
             f"{latest['tokens_per_s']:,.0f}" if "tokens_per_s" in latest else "-",
             *((_confirmation(record),) if confirmed else ()),
@@ -64,6 +64,10 @@ def leaderboard_table(records: "Sequence[TrialRecord]", metric: str, *, limit: i
     if len(records) > limit:
         table.caption = f"{len(records) - limit} more in MLflow"
     return table
+
+
+def _value(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def _number(record: "TrialRecord") -> str:
@@ -130,7 +134,7 @@ class SweepView:
 
     def _line(self, record: "TrialRecord") -> str:
         elapsed = time.monotonic() - self._started
-        params = " ".join(f"{name}={value:.3g}" for name, value in record.params.items())
+        params = " ".join(f"{name}={_value(value)}" for name, value in record.params.items())
         latest = record.history[-1] if record.history else {}
         shown = " ".join(f"{name} {latest[name]:.4f}" for name in ("accuracy", "macro_f1", "loss") if name in latest)
         epoch = f"epoch {int(latest['epoch'])} {shown}" if latest else ""

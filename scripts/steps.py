@@ -17,6 +17,7 @@ from common.storage import read_json, write_json
 from common.tokenised import PreparedData, prepare, token_lengths
 from scripts.display import SweepView, console, leaderboard_table, say, show_findings, step
 from scripts.job import Job
+from scripts.warm_start import starting_points
 
 if TYPE_CHECKING:
     from tune.study import TrialRecord
@@ -33,6 +34,7 @@ def check(job: Job) -> Result:
     from tune.allocation import allocate
 
     recipe = job.recipe
+    points = starting_points(job)
     step(f"Data: {recipe.data.source}")
     splits = load_splits(recipe.data)
     rows = {name: splits[name].num_rows for name in ("train", "validation", "test")}
@@ -47,6 +49,7 @@ def check(job: Job) -> Result:
         "trials": recipe.search.num_trials,
         "epochs_per_trial": recipe.train.epochs,
         "steps_per_trial": steps_per_trial,
+        "starting_points": points,
         "storage": job.storage,
         "tracking_uri": job.tracking_uri,
         **asdict(allocation),
@@ -57,6 +60,8 @@ def check(job: Job) -> Result:
         f"{recipe.train.batch_size}), {allocation.max_concurrent} at once, each on {allocation.num_workers} worker(s) "
         f"of {allocation.cpus_per_worker} CPU, {allocation.gpus_per_worker:g} GPU"
     )
+    if points:
+        say(f"  the first {len(points)} trials start from " + _origin(recipe))
     say(f"  storage {job.storage}, tracking {job.tracking_uri}")
     return {"rows": rows, "labels": counts, "findings": [asdict(finding) for finding in findings], "plan": plan}
 
@@ -142,6 +147,7 @@ def _sweep(job: Job, sweep_id: str) -> Result:
 
     recipe = job.recipe
     folder = join(job.runs, sweep_id)
+    points = starting_points(job)
     splits = load_splits(recipe.data)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
@@ -158,6 +164,7 @@ def _sweep(job: Job, sweep_id: str) -> Result:
                 tracker=tracker,
                 recipe_yaml=job.recipe_yaml,
                 on_update=view.update,
+                points=points,
             )
     step(f"Leaderboard (validation {recipe.search.metric}, {outcome.seconds:.0f} s)")
     console.print(leaderboard_table(outcome.trials, recipe.search.metric))
@@ -286,6 +293,11 @@ def _epoch_line(metrics: dict[str, float]) -> str:
         f"epoch {int(metrics['epoch'])}  train loss {metrics['train_loss']:.4f}  loss {metrics['loss']:.4f}  accuracy "
         f"{metrics['accuracy']:.4f}  macro-F1 {metrics['macro_f1']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
     )
+
+
+def _origin(recipe: Recipe) -> str:
+    named = recipe.search.warm_start
+    return f"the best of {named}" if isinstance(named, str) else "the points of search.warm_start"
 
 
 def _confirmation_line(winner: "TrialRecord", best: "TrialRecord") -> str:

@@ -5,7 +5,8 @@ state, and (as user attributes) its best checkpoint, its MLflow run and the reas
 driver, a new one continues from the study alone.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +18,18 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from common.metrics import direction
+from common.search_range import Point
 from common.search_settings import Search
-from tune.search_space import distributions
+from tune.search_space import draw
 
 FAILURE = "failure"
 """Key of a result that ends a trial as failed, with the reason as its value."""
 
 GROUP_CHECKPOINT = "checkpoint_path"
 """Key of a result that says where a Ray Train group stored the epoch's checkpoint: Tune does not keep those."""
+
+STARTING_POINT = "starting_point"
+"""User attribute of a trial whose parameters were given: the place in the list of points."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -50,7 +55,8 @@ class TrialRecord:
     number: int
     state: str
     """`running`, `complete`, `pruned` (stopped early by the scheduler) or `failed`."""
-    params: dict[str, float]
+    params: dict[str, int | float | str]
+    """The searched settings; where a condition does not hold, the recipe's value does."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the best epoch with a checkpoint so far."""
     history: tuple[dict[str, float], ...] = ()
@@ -71,7 +77,7 @@ class TrialRecord:
         return f"trial-{self.number}" if self.seed is None else f"trial-{self.number}-seed-{self.seed}"
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, int | float | str]:
         """What it is trained with in place of the recipe's settings."""
         return self.params if self.seed is None else {**self.params, "seed": self.seed}
 
@@ -102,7 +108,7 @@ class StudySearch(OptunaSearch):
         # A resumed sampler with the first seed would suggest its start-up trials again (optuna issue 3255).
         seed = (search.seed + _num_trials(storage, name)) % 2**32
         super().__init__(
-            distributions(search.space),
+            functools.partial(draw, search=search),
             metric=search.metric,
             mode=direction(search.metric),
             # Optuna's default of 10 random trials would leave TPE out of a short sweep.
@@ -112,6 +118,14 @@ class StudySearch(OptunaSearch):
         )
         self.study: optuna.Study = cast("optuna.Study", self._ot_study)
         self._interrupted = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def start_from(self, points: Sequence[Point]) -> None:
+        """Has these points suggested first, each once, however often a sweep is resumed."""
+        trials = self.study.get_trials(deepcopy=False)
+        known = {trial.user_attrs.get(STARTING_POINT) for trial in trials}
+        for place, point in enumerate(points):
+            if place not in known:
+                self.study.enqueue_trial(dict(point), user_attrs={STARTING_POINT: place})
 
     def settle(self, finish_run: Callable[[str], None]) -> None:
         """Completes the trials whose training, but not their completion, an earlier driver saw to its end.
@@ -157,7 +171,6 @@ class StudySearch(OptunaSearch):
         if self._interrupted:
             frozen = self._interrupted.pop(0)
             self._ot_trials[trial_id] = optuna.Trial(self.study, frozen._trial_id)
-            return _suggestion(_record(frozen))
         super().suggest(trial_id)
         return _suggestion(self.record(trial_id))
 

@@ -18,6 +18,7 @@ from common.errors import InputError, TrainingError
 from common.location import cache_folder, local_path
 from common.metrics import direction
 from common.recipe import Recipe
+from common.search_range import Point
 from common.search_settings import Search
 from common.tokenised import PreparedData
 from common.tracking import DatasetInput, Tracker
@@ -58,10 +59,12 @@ def sweep(
     tracker: Tracker,
     recipe_yaml: str,
     on_update: OnUpdate,
+    points: Sequence[Point] = (),
 ) -> SweepResult:
     """Runs the recipe's search to its end, or continues the one that `folder` holds.
 
     `on_update` is called in this process with all trials whenever one starts, reports or ends.
+    `points` are tried first.
 
     Raises:
         InputError: when `folder` holds a sweep of another recipe or of other data.
@@ -73,6 +76,7 @@ def sweep(
     _refuse_changes(search, {"recipe": _searched(recipe), "data": prepared.data_digest})
     run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
     driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update)
+    search.start_from(points)
     driver.search(search)
     trials = leaderboard(search.records(), recipe.search.metric)
     if not trials[0].metrics or trials[0].state == "failed":
@@ -128,7 +132,7 @@ class _Driver:
     def search(self, search: StudySearch) -> None:
         """Runs the trials that are missing."""
         search.settle(self.tracker.finish)
-        scheduler = make_scheduler(self.recipe, max(int(value) for value in _epochs(self.recipe)))
+        scheduler = make_scheduler(self.recipe, _max_epochs(self.recipe))
         replay(scheduler, search.records(), self.recipe.search.metric)
         self._run(search, "trials", scheduler, search_budget_s(self.recipe.search), self.on_update)
 
@@ -218,9 +222,11 @@ def _resources(allocation: Allocation) -> ray.tune.PlacementGroupFactory:
     return ray.tune.PlacementGroupFactory([{name: amount for name, amount in bundle.items() if amount}])
 
 
-def _epochs(recipe: Recipe) -> tuple[float, ...]:
+def _max_epochs(recipe: Recipe) -> int:
+    """Of the longest trial; the recipe's own where the search of `epochs` depends on another setting."""
     searched = recipe.search.space.get("epochs")
-    return searched.bounds() if searched else (recipe.train.epochs,)
+    values = searched.bounds() if searched else ()
+    return max(int(value) for value in (*values, *(() if searched and not searched.when else (recipe.train.epochs,))))
 
 
 def study_file(folder: str) -> Path:
@@ -234,7 +240,7 @@ def study_file(folder: str) -> Path:
 def _searched(recipe: Recipe) -> str:
     """The parts of a recipe that a sweep's results depend on; more trials or time are allowed on resuming."""
     return recipe.model_dump_json(
-        include={"model": True, "train": True, "search": {"space", "metric", "scheduler", "seed"}}
+        include={"model": True, "train": True, "search": {"space", "metric", "scheduler", "seed", "warm_start"}}
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from common.errors import TrackingError
-from common.search_settings import Range, Search
+from common.search_range import Range
+from common.search_settings import Search
 from tune.recorder import TrialRecorder
 from tune.study import FAILURE, StudySearch, journal
 
