@@ -284,6 +284,23 @@ class Recipe(Settings):
         """The MLflow experiment's name."""
         return self.tracking.experiment or self.name
 
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the longest trial that may be suggested."""
+        return max(int(value) for value in self._values("epochs"))
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The smallest and the largest batch of any trial that may be suggested; one if they are the same."""
+        values = [int(value) for value in self._values("batch_size")]
+        return tuple(dict.fromkeys((min(values), max(values))))
+
+    def _values(self, name: str) -> tuple[Any, ...]:
+        """What bounds a setting of `train` over all trials; the recipe's own value where it is not always searched."""
+        searched = self.search.space.get(name)
+        own = () if searched and not searched.when else (getattr(self.train, name),)
+        return (*(searched.bounds() if searched else ()), *own)
+
 
 def _space_problems(name: str, values: Range) -> list[str]:
     """What `train` would refuse of a searched setting's bounds."""

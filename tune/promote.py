@@ -23,6 +23,7 @@ from common.recipe import Recipe
 from common.registry import ONNX_FOLDER, ModelRegistry, ModelVersion
 from common.tokenised import PreparedData, read_split
 from common.tracking import Tracker
+from tune.checkpoint import MANIFEST_FILE, damage
 from tune.evaluation import (
     TRAINED_ON_FOLDER,
     answer,
@@ -245,4 +246,7 @@ def _local_checkpoint(checkpoint: str, destination: Path) -> Path:
         folder = destination
     if not (folder / "config.json").is_file():
         raise PromotionError(f"{checkpoint} is not a checkpoint: it has no config.json; train again")
+    problem = damage(str(folder)) if (folder / MANIFEST_FILE).is_file() else None
+    if problem is not None:
+        raise PromotionError(f"checkpoint {checkpoint} was cut short ({problem}); train again")
     return folder

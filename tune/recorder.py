@@ -119,6 +119,8 @@ class TrialRecorder(ray.tune.Callback):
         optuna_trial = self._search.trial(trial_id)
         best = optuna_trial.user_attrs.get("best")
         if best is None or is_better(metric, float(metrics[metric]), best):
+            if best is not None:
+                optuna_trial.set_user_attr("second_checkpoint", optuna_trial.user_attrs.get("checkpoint"))
             optuna_trial.set_user_attr("best", float(metrics[metric]))
             optuna_trial.set_user_attr("checkpoint", path)
             optuna_trial.set_user_attr("best_epoch", int(metrics["epoch"]))

@@ -64,6 +64,8 @@ class TrialRecord:
     checkpoint: str | None = None
     """Folder or URL of the best epoch's checkpoint."""
     latest_checkpoint: str | None = None
+    fallback_checkpoint: str | None = None
+    """Another one to continue from, should the latest be damaged: the best, or the best before that."""
     run_id: str | None = None
     failure: str | None = None
     seed: int | None = None
@@ -229,9 +231,14 @@ def _suggestion(record: TrialRecord) -> dict[str, Any]:
     return {
         "params": record.settings,
         "name": record.name,
-        "resume_from": record.latest_checkpoint,
+        "resume_from": [c for c in (record.latest_checkpoint, record.fallback_checkpoint) if c is not None],
         "reported_epochs": [int(epoch["epoch"]) for epoch in record.history],
     }
+
+
+def _fallback(attributes: Mapping[str, Any]) -> str | None:
+    best: str | None = attributes.get("checkpoint")
+    return attributes.get("second_checkpoint") if best == attributes.get("latest_checkpoint") else best
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
@@ -246,6 +253,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         history=tuple(history.values()),
         checkpoint=attributes.get("checkpoint"),
         latest_checkpoint=attributes.get("latest_checkpoint"),
+        fallback_checkpoint=_fallback(attributes),
         run_id=attributes.get("run_id"),
         failure=attributes.get(FAILURE),
         seed=attributes.get(SEED),

@@ -14,7 +14,7 @@ from pathlib import Path
 import ray.tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from common.errors import InputError, TrainingError
+from common.errors import TrainingError
 from common.location import cache_folder, local_path
 from common.metrics import direction
 from common.recipe import Recipe
@@ -24,6 +24,7 @@ from common.tokenised import PreparedData
 from common.tracking import DatasetInput, Tracker
 from tune.allocation import Allocation
 from tune.confirm import ConfirmationSearch, crowned, fresh_seeds, representative
+from tune.identity import refuse_changes
 from tune.recorder import OnUpdate, TrialRecorder
 from tune.scheduler import make_scheduler, replay
 from tune.study import StudySearch, TrialRecord, journal
@@ -73,7 +74,7 @@ def sweep(
     started = time.monotonic()
     storage = journal(study_file(folder))
     search = StudySearch(recipe.search, name=sweep_id, storage=storage, epochs=recipe.train.epochs)
-    _refuse_changes(search, {"recipe": _searched(recipe), "data": prepared.data_digest})
+    refuse_changes(search, recipe, prepared.data_digest)
     run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
     driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update)
     search.start_from(points)
@@ -132,7 +133,7 @@ class _Driver:
     def search(self, search: StudySearch) -> None:
         """Runs the trials that are missing."""
         search.settle(self.tracker.finish)
-        scheduler = make_scheduler(self.recipe, _max_epochs(self.recipe))
+        scheduler = make_scheduler(self.recipe, self.recipe.max_epochs)
         replay(scheduler, search.records(), self.recipe.search.metric)
         self._run(search, "trials", scheduler, search_budget_s(self.recipe.search), self.on_update)
 
@@ -193,7 +194,7 @@ class _Driver:
                 callbacks=[recorder],
                 failure_config=ray.tune.FailureConfig(max_failures=MAX_PROCESS_FAILURES),
                 checkpoint_config=ray.tune.CheckpointConfig(
-                    num_to_keep=1,
+                    num_to_keep=2,  # and the latest: should the newest be damaged, the one before is there
                     checkpoint_score_attribute=recipe.search.metric,
                     checkpoint_score_order=direction(recipe.search.metric),
                 ),
@@ -222,38 +223,12 @@ def _resources(allocation: Allocation) -> ray.tune.PlacementGroupFactory:
     return ray.tune.PlacementGroupFactory([{name: amount for name, amount in bundle.items() if amount}])
 
 
-def _max_epochs(recipe: Recipe) -> int:
-    """Of the longest trial; the recipe's own where the search of `epochs` depends on another setting."""
-    searched = recipe.search.space.get("epochs")
-    values = searched.bounds() if searched else ()
-    return max(int(value) for value in (*values, *(() if searched and not searched.when else (recipe.train.epochs,))))
-
-
 def study_file(folder: str) -> Path:
     """The study's file: in `folder`, or on this machine when `folder` is elsewhere (object stores cannot append)."""
     local = local_path(folder)
     if local is None:
         return cache_folder() / "sweeps" / folder.rsplit("/", 1)[-1] / "study.journal"
     return local / "study.journal"
-
-
-def _searched(recipe: Recipe) -> str:
-    """The parts of a recipe that a sweep's results depend on; more trials or time are allowed on resuming."""
-    return recipe.model_dump_json(
-        include={"model": True, "train": True, "search": {"space", "metric", "scheduler", "seed", "warm_start"}}
-    )
-
-
-def _refuse_changes(search: StudySearch, identity: dict[str, str]) -> None:
-    known = search.study.user_attrs
-    for what, value in identity.items():
-        if known.get(what, value) != value:
-            raise InputError(
-                f"sweep {search.study.study_name} was started with another {what}:\n"
-                f"  then {known[what]}\n  now  {value}\n"
-                f"Start a new sweep (without --resume), or go back to the {what} it was started with."
-            )
-        search.study.set_user_attr(what, value)
 
 
 def _parent_run(

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from common.metrics import accuracy_of, confusion_matrix, macro_f1_of
 from tune.batches import Rows, TokenisedTexts, epoch_batches, share, sorted_batches
+from tune.checkpoint import seal
 from tune.data_parallel import Worker
 from tune.precision import Precision, compute_dtype
 from tune.pretrained import load_classifier
@@ -188,6 +189,7 @@ class _Run:
         if len(self.history) < self.config.epochs:
             state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
             torch.save(state, folder / STATE_FILE)
+        seal(folder)
 
     def _restore(self, checkpoint: Path) -> None:
         self.history = history_of(checkpoint)

@@ -1,6 +1,7 @@
 """One fine-tuning under Ray Train: data-parallel, retried, resumed by its name."""
 
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow.fs
 import ray
 import ray.exceptions
 import ray.train
@@ -25,8 +27,11 @@ from common.errors import ClusterError, InputError, TrainingError
 from common.metrics import direction
 from common.recipe import Train
 from common.tokenised import PreparedData, local_base_model, local_folder
+from tune.checkpoint import damage_on
 from tune.epoch_relay import EpochInbox, EpochRelay
 from tune.train_loop import HISTORY_FILE, TrainLoopConfig, train
+
+logger = logging.getLogger(__name__)
 
 OnReport = Callable[[dict[str, float]], None]
 
@@ -129,9 +134,9 @@ def fit(
                 name=run_name,
                 storage_path=storage_path,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_STARTS),
-                # Ray keeps the last checkpoint beside the best one.
+                # Ray keeps the last checkpoint beside the best ones; should it be damaged, the one before is there.
                 checkpoint_config=CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute=metric, checkpoint_score_order=direction(metric)
+                    num_to_keep=2, checkpoint_score_attribute=metric, checkpoint_score_order=direction(metric)
                 ),
                 callbacks=[EpochRelay(Path(folder))],  # type: ignore[list-item]  # internal callbacks are taken too
             ),
@@ -183,7 +188,7 @@ def _train_worker(task: dict[str, Any]) -> str | None:
     try:
         prepared = PreparedData.load(task["prepared_uri"])
         config = loop_config(prepared, Train.model_validate(task["settings"]), task["num_threads"])
-        checkpoint = ray.train.get_checkpoint()
+        checkpoint = _newest_whole(ray.train.get_checkpoint())
         with ExitStack() as stack:
             folder = Path(stack.enter_context(checkpoint.as_directory())) if checkpoint else None
             train(config, _report, folder)
@@ -193,6 +198,21 @@ def _train_worker(task: dict[str, Any]) -> str | None:
         if ray.train.get_context().get_world_size() > 1:
             raise  # the others would wait for this worker until they time out
         return str(error)
+    return None
+
+
+def _newest_whole(latest: ray.train.Checkpoint | None) -> ray.train.Checkpoint | None:
+    """The latest checkpoint, or the newest one before it that was not cut short; all workers find the same."""
+    if latest is None or latest.filesystem is None:
+        return latest
+    run, _, name = latest.path.rpartition("/")
+    folders = latest.filesystem.get_file_info(pyarrow.fs.FileSelector(run, allow_not_found=True))
+    earlier = sorted((info.path for info in folders if "epoch-" < info.base_name < name), reverse=True)
+    for path in [latest.path, *earlier]:
+        problem = damage_on(latest.filesystem, path)
+        if problem is None:
+            return ray.train.Checkpoint(path, latest.filesystem)
+        logger.warning("checkpoint %s is not whole (%s)", path, problem)
     return None
 
 
@@ -271,7 +291,10 @@ def _stored_result(location: str) -> Result | None:
         result = Result.from_path(location)
     except RuntimeError:  # no such folder, or no snapshot in it
         return None
-    return result if result.checkpoint else None
+    last = result.checkpoint
+    if last is None or last.filesystem is None or damage_on(last.filesystem, last.path) is not None:
+        return None  # nothing was reported, or what was is damaged: the workers look for the one before
+    return result
 
 
 def _history(result: Result) -> tuple[dict[str, float], ...]:

@@ -6,7 +6,7 @@ trial). A trial of several workers starts a Ray Train group from there. Both rep
 
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from common.recipe import Train
 from common.tokenised import PreparedData
 from tune.allocation import Allocation
+from tune.checkpoint import damage_on, first_whole
 from tune.study import FAILURE, GROUP_CHECKPOINT
 from tune.train_loop import train
 from tune.trainer import checkpoint_uri, fit, loop_config
@@ -59,18 +60,32 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
             torch.cuda.empty_cache()
 
 
-def _train_here(settings: Train, prepared: PreparedData, task: TrialTask, resume_from: str | None) -> None:
+def _train_here(settings: Train, prepared: PreparedData, task: TrialTask, resume_from: Sequence[str]) -> None:
     def report(metrics: dict[str, float], folder: Path | None) -> None:
         checkpoint = ray.tune.Checkpoint.from_directory(folder) if folder else None
         ray.tune.report(metrics, checkpoint=checkpoint)
 
     with ExitStack() as stack:
-        checkpoint = ray.tune.get_checkpoint()  # set when Tune itself restarts the trial after a lost process
-        if checkpoint is None and resume_from is not None:
-            checkpoint = ray.tune.Checkpoint(resume_from)
+        checkpoint = _checkpoint_to_continue(resume_from)
         folder = stack.enter_context(checkpoint.as_directory()) if checkpoint else None
         config = loop_config(prepared, settings, num_threads=task.allocation.cpus_per_worker)
         train(config, report, Path(folder) if folder else None)
+
+
+def _checkpoint_to_continue(resume_from: Sequence[str]) -> ray.tune.Checkpoint | None:
+    """The newest whole checkpoint: Tune's own, when it restarts the trial after a lost process, or a stored one."""
+    current: ray.tune.Checkpoint | None = ray.tune.get_checkpoint()
+    if current is not None:
+        problem = damage_on(current.filesystem, current.path)
+        if problem is None:
+            return current
+        logger.warning("checkpoint %s is not whole (%s)", current.path, problem)
+    found, problems = first_whole(resume_from)
+    for line in problems:
+        logger.warning(line)
+    if found is None and (problems or current is not None):
+        logger.warning("no checkpoint is whole: the trial starts anew")
+    return ray.tune.Checkpoint(found) if found else None
 
 
 def _train_in_group(

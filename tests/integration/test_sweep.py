@@ -128,6 +128,30 @@ def test_the_best_are_trained_again_with_fresh_seeds_and_a_kill_in_between_repea
     assert {entry.info.status for entry in runs.values()} == {"FINISHED"}
 
 
+def test_a_trial_whose_newest_checkpoint_was_cut_short_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=1", "train.epochs=3")
+
+    def stop_after_two_epochs(records: Sequence[TrialRecord]) -> None:
+        if any(len(record.history) == 2 and record.fallback_checkpoint for record in records):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(job, stop_after_two_epochs)
+    (before,) = _records(job)
+    assert before.latest_checkpoint is not None
+    weights = Path(before.latest_checkpoint, "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+    (after,) = run(job).trials
+    assert (after.state, len(after.history)) == ("complete", 3)
+    assert before.fallback_checkpoint is not None
+    of_fallback = 1 if before.fallback_checkpoint != before.latest_checkpoint else 0
+    assert of_fallback == 1
+    assert after.history[0] == before.history[0]  # its seconds too: the first epoch was not trained again
+    assert after.history[1]["loss"] == pytest.approx(before.history[1]["loss"])
+    assert after.checkpoint != before.latest_checkpoint
+
+
 def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path: Path) -> None:
     # Both choices are tried: the first of them cannot but overflow.
     job = small_job(
@@ -168,7 +192,7 @@ def test_trials_of_two_workers_train_in_groups(tmp_path: Path) -> None:
 
 def test_a_sweep_is_not_continued_with_another_recipe(tmp_path: Path) -> None:
     run(small_job(tmp_path, "search.num_trials=1", "train.epochs=1"))
-    with pytest.raises(InputError, match="started with another recipe"):
+    with pytest.raises(InputError, match=r"started with another recipe:\n  train.epochs: 1 -> 2\n"):
         run(small_job(tmp_path, "search.num_trials=2", "train.epochs=2"))
     assert len(run(small_job(tmp_path, "search.num_trials=2", "train.epochs=1")).trials) == 2
 

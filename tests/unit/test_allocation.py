@@ -47,6 +47,12 @@ def test_the_recipe_limits_concurrency() -> None:
     assert allocate(Train(), cluster((8, 0)), Search(max_concurrent=3)).max_concurrent == 3
 
 
+def test_more_trials_at_once_than_the_cluster_holds_are_refused_with_both_numbers() -> None:
+    with pytest.raises(ClusterError, match=r"max_concurrent 5 is more than the cluster holds: 4 trial\(s\)"):
+        allocate(workers(2), cluster((8, 0)), Search(max_concurrent=5))
+    assert allocate(workers(2), cluster((8, 0)), Search(max_concurrent=4)).max_concurrent == 4
+
+
 def test_workers_that_do_not_fit_are_refused_with_what_there_is() -> None:
     with pytest.raises(ClusterError, match=r"num_workers 3 .* holds 2 such workers \(2 CPUs, 0 GPUs\)"):
         allocate(workers(3), cluster((2, 0)))

@@ -122,9 +122,9 @@ def test_a_resumed_confirmation_continues_what_was_cut_off_and_repeats_nothing(t
     assert after.num_missing == 3
     suggested = [after.suggest(str(place)) for place in range(3)]
     assert [(entry and entry["name"], entry and entry["resume_from"]) for entry in suggested] == [
-        ("trial-3-seed-1", "/checkpoint"),
-        ("trial-7-seed-2", None),
-        ("trial-3-seed-2", None),
+        ("trial-3-seed-1", ["/checkpoint"]),
+        ("trial-7-seed-2", []),
+        ("trial-3-seed-2", []),
     ]
 
 

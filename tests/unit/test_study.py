@@ -72,7 +72,7 @@ def test_an_interrupted_trial_is_suggested_again_first_with_its_checkpoint(tmp_p
 
     after = open_study(tmp_path)
     again = after.suggest("c")
-    assert again == {**suggested, "resume_from": "/checkpoints/a/1"}
+    assert again == {**suggested, "resume_from": ["/checkpoints/a/1"]}
     after.on_trial_complete("c", report(after, "c", 0.5, 0.6, 0.7))
     assert states(after) == ["complete", "complete"]
     new = after.suggest("d")
@@ -107,7 +107,7 @@ def test_a_trial_whose_last_checkpoint_was_not_recorded_trains_its_last_epoch_ag
     after.settle(lambda run_id: pytest.fail("its last checkpoint is missing"))
     again = after.suggest("b")
     assert again is not None
-    assert (again["name"], again["resume_from"]) == ("trial-0", "/checkpoints/a/2")
+    assert (again["name"], again["resume_from"]) == ("trial-0", ["/checkpoints/a/2"])
     after.on_trial_complete("b", epoch(3, 0.7))
     assert states(after) == ["complete"]
 
