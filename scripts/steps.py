@@ -1,22 +1,22 @@
 """The steps up to the registry: each takes a job, shows what it does and returns the command's JSON result."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from common.cluster import Resources, connect, read_record, resources, this_machine
+from common.cluster import connect, resources
 from common.data_checks import examine
 from common.dataset import Splits, load_splits
 from common.errors import DataError, InputError
 from common.location import join
 from common.recipe import Recipe, Train
-from common.storage import read_json, write_json
+from common.storage import list_folder, read_json, write_json
 from common.tokenised import PreparedData, prepare, token_lengths
 from scripts.display import SweepView, console, leaderboard_table, say, show_findings, step
 from scripts.job import Job
+from scripts.plan import make_plan, refuse_what_cannot_fit
 from scripts.warm_start import starting_points
 
 if TYPE_CHECKING:
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 
 
-def check(job: Job) -> Result:
-    """Examines the data and shows the plan; trains and writes nothing.
+def check(job: Job, *, measure: bool = False) -> Result:
+    """Examines the data and shows the plan, with `measure` its cost too; trains and writes nothing.
 
     Raises:
         DataError: when the data cannot be learned from.
+        ClusterError: when the cluster is too small.
     """
-    from tune.allocation import allocate
-
     recipe = job.recipe
     points = starting_points(job)
     step(f"Data: {recipe.data.source}")
@@ -43,26 +42,7 @@ def check(job: Job) -> Result:
     say("  labels: " + ", ".join(f"{label} {count:,}" for label, count in counts.items()))
     findings = examine(splits, token_lengths(recipe, splits), recipe.model.max_length)
     show_findings(findings)
-    allocation = allocate(recipe.train, _cluster_at_hand(), recipe.search)
-    steps_per_trial = -(-rows["train"] // recipe.train.batch_size) * recipe.train.epochs
-    plan = {
-        "trials": recipe.search.num_trials,
-        "epochs_per_trial": recipe.train.epochs,
-        "steps_per_trial": steps_per_trial,
-        "starting_points": points,
-        "storage": job.storage,
-        "tracking_uri": job.tracking_uri,
-        **asdict(allocation),
-    }
-    step("Plan")
-    say(
-        f"  {plan['trials']} trials of up to {plan['epochs_per_trial']} epochs ({steps_per_trial:,} steps at batch "
-        f"{recipe.train.batch_size}), {allocation.max_concurrent} at once, each on {allocation.num_workers} worker(s) "
-        f"of {allocation.cpus_per_worker} CPU, {allocation.gpus_per_worker:g} GPU"
-    )
-    if points:
-        say(f"  the first {len(points)} trials start from " + _origin(recipe))
-    say(f"  storage {job.storage}, tracking {job.tracking_uri}")
+    plan = make_plan(job, splits, points, measure=measure)
     return {"rows": rows, "labels": counts, "findings": [asdict(finding) for finding in findings], "plan": plan}
 
 
@@ -152,6 +132,8 @@ def _sweep(job: Job, sweep_id: str) -> Result:
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
         allocation = allocate(recipe.train, resources(), recipe.search)
+        if not list_folder(folder):  # what was begun may be finished
+            refuse_what_cannot_fit(job, splits, allocation)
         prepared = prepare(recipe, splits, job.storage)
         step(f"Sweep {sweep_id}: {allocation.max_concurrent} trials at once" + _where(connection.is_private))
         with SweepView(recipe.search.num_trials, recipe.search.metric) as view:
@@ -221,14 +203,6 @@ def _promote(job: Job, run: Result | None) -> Result:
     return asdict(outcome)
 
 
-def _cluster_at_hand() -> Resources:
-    """The running cluster's resources, or this machine's when none is up."""
-    if read_record() is None and not os.environ.get("RAY_ADDRESS"):
-        return this_machine()
-    with connect(private=False):
-        return resources()
-
-
 def prepare_data(job: Job) -> PreparedData:
     """The recipe's data, read, split and tokenised; nothing is done twice for the same rows."""
     return prepare(job.recipe, load_splits(job.recipe.data), job.storage)
@@ -293,11 +267,6 @@ def _epoch_line(metrics: dict[str, float]) -> str:
         f"epoch {int(metrics['epoch'])}  train loss {metrics['train_loss']:.4f}  loss {metrics['loss']:.4f}  accuracy "
         f"{metrics['accuracy']:.4f}  macro-F1 {metrics['macro_f1']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
     )
-
-
-def _origin(recipe: Recipe) -> str:
-    named = recipe.search.warm_start
-    return f"the best of {named}" if isinstance(named, str) else "the points of search.warm_start"
 
 
 def _confirmation_line(winner: "TrialRecord", best: "TrialRecord") -> str:

@@ -11,8 +11,12 @@ from pathlib import Path
 import pyarrow.fs
 
 from common.location import filesystem
+from common.storage import write_bytes
 
 MANIFEST_FILE = "manifest.json"
+
+STATE_FILE = "trainer_state.pt"
+"""The optimiser's state, about twice the size of the weights."""
 
 
 def seal(folder: Path) -> None:
@@ -23,6 +27,23 @@ def seal(folder: Path) -> None:
         if path.is_file() and path.name != MANIFEST_FILE
     }
     (folder / MANIFEST_FILE).write_text(json.dumps(sizes, indent=1))
+
+
+def keep_only(checkpoint: str) -> None:
+    """Removes all other checkpoints of a finished trial, and from this one what only continuing it would need."""
+    files, path = filesystem(checkpoint)
+    trial, _, kept = path.rpartition("/")
+    for info in files.get_file_info(pyarrow.fs.FileSelector(trial, allow_not_found=True)):
+        is_checkpoint = info.type == pyarrow.fs.FileType.Directory and info.base_name.startswith("checkpoint_")
+        if is_checkpoint and info.base_name != kept:
+            files.delete_dir(info.path)
+    with files.open_input_stream(f"{path}/{MANIFEST_FILE}") as stream:
+        sizes: dict[str, int] = json.loads(stream.read())
+    if sizes.pop(STATE_FILE, None) is not None:
+        write_bytes(
+            f"{checkpoint}/{MANIFEST_FILE}", json.dumps(sizes, indent=1).encode()
+        )  # first: it names fewer files
+        files.delete_file(f"{path}/{STATE_FILE}")
 
 
 def damage(checkpoint: str) -> str | None:

@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 
 from common.errors import TrackingError
 from common.tracking import RunStatus, Tracker
+from tune.checkpoint import keep_only
 from tune.study import FAILURE, GROUP_CHECKPOINT, StudySearch, TrialRecord, is_better
 from tune.train_loop import METRICS
 
@@ -74,7 +75,13 @@ class TrialRecorder(ray.tune.Callback):
         self._record_checkpoint(trial.trial_id, checkpoint.path, trial.last_result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ends the trial's MLflow run."""
+        """Ends the trial's MLflow run; of its checkpoints the best stays."""
+        record = self._search.record(trial.trial_id)
+        if record.checkpoint is not None and GROUP_CHECKPOINT not in trial.last_result:
+            try:
+                keep_only(record.checkpoint)
+            except OSError as error:
+                logger.warning("the spare checkpoints of %s stay: %s", record.name, error)
         self._finish(trial.trial_id, "FAILED" if FAILURE in trial.last_result else "FINISHED")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

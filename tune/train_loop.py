@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from common.metrics import accuracy_of, confusion_matrix, macro_f1_of
 from tune.batches import Rows, TokenisedTexts, epoch_batches, share, sorted_batches
-from tune.checkpoint import seal
+from tune.checkpoint import STATE_FILE, seal
 from tune.data_parallel import Worker
 from tune.precision import Precision, compute_dtype
 from tune.pretrained import load_classifier
@@ -42,7 +42,6 @@ PREDICTION_BATCH = 64
 STEPS_BETWEEN_CHECKS = 50
 """Looking at the loss makes the host wait for a GPU, so it is looked at rarely."""
 
-STATE_FILE = "trainer_state.pt"
 HISTORY_FILE = "history.json"
 
 

@@ -13,6 +13,7 @@ from scripts.job import Job
 from scripts.steps import prepare_data
 from tests.small_job import small_job
 from tune.allocation import Allocation
+from tune.checkpoint import damage
 from tune.study import TrialRecord, journal
 from tune.sweep import OnUpdate, SweepResult, study_file, sweep
 
@@ -129,27 +130,27 @@ def test_the_best_are_trained_again_with_fresh_seeds_and_a_kill_in_between_repea
 
 
 def test_a_trial_whose_newest_checkpoint_was_cut_short_goes_on_from_the_one_before(tmp_path: Path) -> None:
-    job = small_job(tmp_path, "search.num_trials=1", "train.epochs=3")
+    job = small_job(tmp_path, "search.num_trials=1", "train.epochs=4")
 
-    def stop_after_two_epochs(records: Sequence[TrialRecord]) -> None:
-        if any(len(record.history) == 2 and record.fallback_checkpoint for record in records):
+    def stop_in_the_third_epoch(records: Sequence[TrialRecord]) -> None:
+        if any(len(record.history) == 3 for record in records):
             raise Stopped
 
     with pytest.raises(Stopped):
-        run(job, stop_after_two_epochs)
+        run(job, stop_in_the_third_epoch)
     (before,) = _records(job)
     assert before.latest_checkpoint is not None
+    assert before.fallback_checkpoint is not None
     weights = Path(before.latest_checkpoint, "model.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
 
     (after,) = run(job).trials
-    assert (after.state, len(after.history)) == ("complete", 3)
-    assert before.fallback_checkpoint is not None
-    of_fallback = 1 if before.fallback_checkpoint != before.latest_checkpoint else 0
-    assert of_fallback == 1
+    assert (after.state, len(after.history)) == ("complete", 4)
     assert after.history[0] == before.history[0]  # its seconds too: the first epoch was not trained again
+    assert after.history[1]["seconds"] != before.history[1]["seconds"]
     assert after.history[1]["loss"] == pytest.approx(before.history[1]["loss"])
-    assert after.checkpoint != before.latest_checkpoint
+    assert after.checkpoint is not None
+    assert damage(after.checkpoint) is None
 
 
 def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path: Path) -> None:

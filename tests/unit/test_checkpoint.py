@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune.checkpoint import MANIFEST_FILE, damage, first_whole, seal
+from tune.checkpoint import MANIFEST_FILE, STATE_FILE, damage, first_whole, keep_only, seal
 
 
 def checkpoint(folder: Path) -> Path:
@@ -66,3 +66,15 @@ def test_the_one_before_is_used_and_what_is_wrong_with_the_newer_is_said(tmp_pat
     assert problems == [f"checkpoint {newest} is not whole (model.safetensors has 0 of 700 bytes)"]
     (before / "trainer_state.pt").unlink()
     assert first_whole([str(newest), str(before)])[0] is None
+
+
+def test_of_a_finished_trial_the_best_checkpoint_stays_without_the_optimisers_state(tmp_path: Path) -> None:
+    best, other = checkpoint(tmp_path / "checkpoint_000001"), checkpoint(tmp_path / "checkpoint_000002")
+    (tmp_path / "result.json").touch()
+    keep_only(str(best))
+    assert not other.exists()
+    assert not (best / STATE_FILE).exists()
+    assert (tmp_path / "result.json").exists()
+    assert damage(str(best)) is None
+    keep_only(str(best))  # again, as after an interruption
+    assert damage(str(best)) is None
