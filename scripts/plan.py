@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.location import local_path
 from common.recipe import Recipe
 from common.search_range import Point
-from scripts.display import say, step
+from scripts.display import duration, say, step
 from scripts.job import Job
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ def _refuse_too_little_time(recipe: Recipe, cost: "Cost") -> None:
         )
     if cost.expected_s > budget_s:
         say(
-            f"  warning: the sweep takes about {_duration(cost.expected_s)} and search.time_budget_s ends it after "
-            f"{_duration(budget_s)}: not all {recipe.search.num_trials} trials will run"
+            f"  warning: the sweep takes about {duration(cost.expected_s)} and search.time_budget_s ends it after "
+            f"{duration(budget_s)}: not all {recipe.search.num_trials} trials will run"
         )
 
 
@@ -163,16 +163,10 @@ def _refuse_a_full_disk(storage: str, needed_bytes: int) -> None:
 
 def _show(cost: "Cost") -> None:
     say(
-        f"  expected {_duration(cost.expected_s)}, at most {_duration(cost.bound_s)} (no trial stopped early); "
+        f"  expected {duration(cost.expected_s)}, at most {duration(cost.bound_s)} (no trial stopped early); "
         f"{cost.device_hours:.2g} {cost.device} hours, at most {cost.device_hours_bound:.2g}; "
         f"disk up to {_size(cost.disk_bytes)}"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _size(num_bytes: float) -> str:

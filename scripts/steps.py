@@ -14,9 +14,10 @@ from common.location import join
 from common.recipe import Recipe, Train
 from common.storage import list_folder, read_json, write_json
 from common.tokenised import PreparedData, prepare, token_lengths
-from scripts.display import SweepView, console, leaderboard_table, say, show_findings, step
+from scripts.display import console, leaderboard_table, say, show_findings, step
 from scripts.job import Job
 from scripts.plan import make_plan, refuse_what_cannot_fit
+from scripts.sweep_view import Outlook, SweepView
 from scripts.warm_start import starting_points
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def sweep(job: Job, *, resume: bool = False, sweep_id: str | None = None) -> Res
 def _sweep(job: Job, sweep_id: str) -> Result:
     from common.tracking import Tracker
     from tune.allocation import allocate
+    from tune.scheduler import rungs
     from tune.sweep import sweep as run_sweep
 
     recipe = job.recipe
@@ -136,7 +138,7 @@ def _sweep(job: Job, sweep_id: str) -> Result:
             refuse_what_cannot_fit(job, splits, allocation)
         prepared = prepare(recipe, splits, job.storage)
         step(f"Sweep {sweep_id}: {allocation.max_concurrent} trials at once" + _where(connection.is_private))
-        with SweepView(recipe.search.num_trials, recipe.search.metric) as view:
+        with SweepView(Outlook.of(recipe, rungs(recipe))) as view:
             outcome = run_sweep(
                 recipe,
                 prepared,

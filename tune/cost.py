@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from common.recipe import BUILTIN, Model, Recipe
 from tune.allocation import Allocation
 from tune.measure import Measurement
-from tune.scheduler import REDUCTION_FACTOR
+from tune.scheduler import REDUCTION_FACTOR, rungs
 
 NUM_SIMULATIONS = 50
 
@@ -53,7 +53,7 @@ def sweep_cost(
     start_s = max(found.start_s for found in measured)
     slots = allocation.max_concurrent
 
-    num_epochs = expected_epochs(search.num_trials, epochs, search.scheduler) + confirming * epochs
+    num_epochs = expected_epochs(search.num_trials, epochs, rungs(recipe)) + confirming * epochs
     mean_s = sum(epoch_s) / len(epoch_s)
     expected_s = (num_epochs * mean_s + (search.num_trials + confirming) * start_s) / slots
     trial_s = start_s + epochs * max(epoch_s)
@@ -98,33 +98,25 @@ def estimated_checkpoint_bytes(model: Model, num_labels: int) -> tuple[int, int]
     return 3 * weights, weights
 
 
-def expected_epochs(num_trials: int, epochs: int, scheduler: Literal["asha", "fifo"]) -> float:
+def expected_epochs(num_trials: int, epochs: int, stops: Sequence[int]) -> float:
     """Epochs that all trials together train, when they come in no particular order of quality.
 
     From simulated sweeps: a trial's quality is the same at every rung, and a trial passes a rung when it is not below
     the (1 - 1/r) quantile of those that came before it, as in Ray Tune's ASHA.
     """
-    if scheduler == "fifo":
+    if not stops:
         return float(num_trials * epochs)
-    rungs = [rung for rung in _powers(REDUCTION_FACTOR, epochs) if rung < epochs]
     qualities = np.random.default_rng(0).random((NUM_SIMULATIONS, num_trials))
-    total = sum(_simulated_epochs(sweep, rungs, epochs) for sweep in qualities.tolist())
+    total = sum(_simulated_epochs(sweep, stops, epochs) for sweep in qualities.tolist())
     return total / NUM_SIMULATIONS
 
 
-def _powers(base: int, limit: int) -> list[int]:
-    powers = [1]
-    while powers[-1] < limit:
-        powers.append(powers[-1] * base)
-    return powers
-
-
-def _simulated_epochs(qualities: Sequence[float], rungs: Sequence[int], epochs: int) -> int:
-    seen: dict[int, list[float]] = {rung: [] for rung in rungs}  # in rising order
+def _simulated_epochs(qualities: Sequence[float], stops: Sequence[int], epochs: int) -> int:
+    seen: dict[int, list[float]] = {rung: [] for rung in stops}  # in rising order
     total = 0
     for quality in qualities:
         trained = epochs
-        for rung in rungs:
+        for rung in stops:
             stays = not seen[rung] or quality >= _quantile(seen[rung], 1 - 1 / REDUCTION_FACTOR)
             bisect.insort(seen[rung], quality)
             if not stays:

@@ -14,6 +14,16 @@ REDUCTION_FACTOR = 3
 """ASHA keeps the best third at each rung (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning")."""
 
 
+def rungs(recipe: Recipe) -> tuple[int, ...]:
+    """The epochs after which ASHA stops trials; none where every trial is trained in full."""
+    if recipe.search.scheduler == "fifo":
+        return ()
+    found = [1]
+    while found[-1] < recipe.max_epochs:
+        found.append(found[-1] * REDUCTION_FACTOR)
+    return tuple(found[:-1])
+
+
 def make_scheduler(recipe: Recipe, epochs: int) -> TrialScheduler:
     """ASHA over epochs, or FIFO when there is nothing to stop early."""
     if recipe.search.scheduler == "fifo" or epochs == 1:

@@ -169,7 +169,7 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path:
 
 
 def test_a_time_budget_ends_the_sweep_and_leaves_no_run_open(tmp_path: Path) -> None:
-    job = small_job(tmp_path, "search.time_budget_s=15", "train.epochs=500", "search.num_trials=2")
+    job = small_job(tmp_path, "search.time_budget_s=25", "train.epochs=500", "search.num_trials=2")
     result = run(job)
     assert {trial.state for trial in result.trials} <= {"pruned", "failed"}
     assert result.best.metrics

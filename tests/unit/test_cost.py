@@ -12,7 +12,7 @@ from tests.training_data import write_base_model
 from tune.allocation import Allocation
 from tune.cost import Cost, disk_bytes, estimated_checkpoint_bytes, expected_epochs, sweep_cost
 from tune.measure import Measurement
-from tune.scheduler import make_scheduler
+from tune.scheduler import make_scheduler, rungs
 
 ROWS = {"train": 1000, "validation": 100}
 TWO_AT_ONCE = Allocation(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=2)
@@ -51,14 +51,16 @@ def simulated_epochs(num_trials: int, epochs: int, seed: int) -> int:
 @pytest.mark.parametrize(("num_trials", "epochs"), [(6, 4), (20, 3), (20, 9), (60, 20)])
 def test_the_expected_epochs_are_those_that_asha_lets_train(num_trials: int, epochs: int) -> None:
     simulated = np.mean([simulated_epochs(num_trials, epochs, seed) for seed in range(60)])
-    assert expected_epochs(num_trials, epochs, "asha") == pytest.approx(simulated, rel=0.1)
+    assert expected_epochs(num_trials, epochs, rungs(recipe(f"train.epochs={epochs}"))) == pytest.approx(
+        simulated, rel=0.1
+    )
 
 
 @given(num_trials=st.integers(1, 200), epochs=st.integers(1, 100))
 def test_early_stopping_only_saves_and_every_trial_trains_at_least_once(num_trials: int, epochs: int) -> None:
-    in_full = expected_epochs(num_trials, epochs, "fifo")
+    in_full = expected_epochs(num_trials, epochs, ())
     assert in_full == num_trials * epochs
-    assert num_trials <= expected_epochs(num_trials, epochs, "asha") <= in_full + 1e-9
+    assert num_trials <= expected_epochs(num_trials, epochs, rungs(recipe(f"train.epochs={epochs}"))) <= in_full + 1e-9
 
 
 def test_the_bound_is_every_trial_in_full_at_the_slowest_batch_size() -> None:
