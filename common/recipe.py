@@ -4,6 +4,7 @@
 names (`_s` seconds). The JSON Schema that editors use comes from these classes (`tuneserve recipes --schema`).
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -14,6 +15,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -26,8 +28,20 @@ from common.settings import Fraction, Settings
 BUILTIN = "builtin:"
 """Prefix of the keywords for what ships with tuneserve: a recipe that uses them works from any folder."""
 
-SEARCHABLE = ("learning_rate", "batch_size", "weight_decay", "warmup_ratio", "epochs", "precision")
-"""The fields of `train` that `search.space` may vary."""
+SEARCHABLE = (
+    "learning_rate",
+    "batch_size",
+    "weight_decay",
+    "warmup_ratio",
+    "epochs",
+    "precision",
+    "lora.r",
+    "lora.alpha",
+    "lora.dropout",
+)
+"""What `search.space` may vary: fields of `train` and, with `lora.` before them, of `model.lora`."""
+
+LORA = "lora."
 
 
 def _keys_as_text(value: Any) -> Any:
@@ -79,6 +93,19 @@ class Data(Settings):
     """How `source` is divided where no ready-made files are given."""
 
 
+class Lora(Settings):
+    """Low-rank adapters: the encoder's weights stay as they are, and small matrices beside them are trained."""
+
+    r: PositiveInt = 8
+    """Rank of the adapters."""
+    alpha: PositiveInt = 16
+    """The adapters' output is scaled by alpha / r."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the adapters' inputs that is dropped in training."""
+    target_modules: Annotated[tuple[str, ...] | None, Field(min_length=1)] = None
+    """Names of the linear layers that get adapters (`[query, value]`); when not given, all of the encoder."""
+
+
 class Model(Settings):
     """The pretrained encoder to start from."""
 
@@ -86,6 +113,9 @@ class Model(Settings):
     """A Hub model id, a folder with safetensors weights and a fast tokenizer, or `builtin:tiny_bert`."""
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
     """Texts are cut to this many tokens, special tokens included."""
+    lora: Lora | None = None
+    """Train low-rank adapters and the head instead of the whole model; `{}` takes the defaults. A learning rate of
+    ten times the usual suits them. Before registration they are merged into the model."""
 
 
 class NumWorkers(Settings):
@@ -268,8 +298,11 @@ class Recipe(Settings):
 
     @field_validator("search")
     @classmethod
-    def _space_is_searchable(cls, search: Search) -> Search:
+    def _space_is_searchable(cls, search: Search, info: ValidationInfo) -> Search:
         problems = [problem for name, values in search.space.items() for problem in _space_problems(name, values)]
+        model = info.data.get("model")
+        if model is not None and model.lora is None and any(name.startswith(LORA) for name in search.space):
+            problems.append("space searches lora settings, but the recipe has no model.lora; add `lora: {}` to model")
         if problems:
             raise ValueError("; ".join(problems))
         return search
@@ -284,10 +317,24 @@ class Recipe(Settings):
         """The MLflow experiment's name."""
         return self.tracking.experiment or self.name
 
+    def with_params(self, params: Mapping[str, Any]) -> "Recipe":
+        """The recipe with a trial's parameters in place."""
+        train, lora = apply_params(self.train, self.model.lora, params)
+        return self.model_copy(update={"train": train, "model": self.model.model_copy(update={"lora": lora})})
+
     @property
     def max_epochs(self) -> int:
         """Epochs of the longest trial that may be suggested."""
         return max(int(value) for value in self._values("epochs"))
+
+    @property
+    def largest_lora(self) -> Lora | None:
+        """The adapters of the largest trial that may be suggested."""
+        searched = self.search.space.get(f"{LORA}r")
+        lora = self.model.lora
+        if lora is None or searched is None:
+            return lora
+        return lora.model_copy(update={"r": max(lora.r, *(int(value) for value in searched.bounds()))})
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -302,17 +349,27 @@ class Recipe(Settings):
         return (*(searched.bounds() if searched else ()), *own)
 
 
+def apply_params(train: Train, lora: Lora | None, params: Mapping[str, Any]) -> tuple[Train, Lora | None]:
+    """The settings with a trial's parameters in place: `lora.r` goes to the adapters, `epochs` to the training."""
+    of_lora = {name.removeprefix(LORA): value for name, value in params.items() if name.startswith(LORA)}
+    of_train = {name: value for name, value in params.items() if not name.startswith(LORA)}
+    trained = Train.model_validate(train.model_dump() | of_train)
+    return trained, lora and Lora.model_validate(lora.model_dump() | of_lora)
+
+
 def _space_problems(name: str, values: Range) -> list[str]:
     """What `train` would refuse of a searched setting's bounds."""
     if name not in SEARCHABLE:
         return [f"space.{name} cannot be searched; choose from {', '.join(SEARCHABLE)}"]
     kind = "uniform" if values.uniform else "log_uniform" if values.log_uniform else None
-    if kind and Train.model_fields[name].annotation is int:
+    section: type[Settings] = Lora if name.startswith(LORA) else Train
+    field = name.removeprefix(LORA)
+    if kind and section.model_fields[field].annotation is int:
         return [f"space.{name} takes whole numbers, and {kind} draws fractions; use int, log_int or choice"]
     problems = []
     for value in values.bounds():
         try:
-            Train.model_validate({name: value})
+            section.model_validate({field: value})
         except ValidationError as error:
             problems.append(f"space.{name} holds {value}: {error.errors()[0]['msg']}")
     return problems

@@ -74,7 +74,7 @@ class Search(Settings):
     """The search over hyperparameters."""
 
     space: dict[str, Range] = Field(default_factory=_default_space)
-    """From a field of `train` to the values it may take."""
+    """From a field of `train`, or of `model.lora` (`lora.r`), to the values it may take."""
     num_trials: PositiveInt = 20
     """Fine-tunings to start; the scheduler stops the unpromising ones early."""
     max_concurrent: PositiveInt | None = None

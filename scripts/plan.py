@@ -68,7 +68,7 @@ def refuse_what_cannot_fit(job: Job, splits: Splits, allocation: "Allocation") -
         _refuse_too_little_time(recipe, cost)
         needed = cost.disk_bytes
     else:
-        running, finished = estimated_checkpoint_bytes(recipe.model, len(splits.labels))
+        running, finished = estimated_checkpoint_bytes(recipe, len(splits.labels))
         needed = disk_bytes(
             recipe,
             allocation.max_concurrent,

@@ -43,6 +43,7 @@ def check(job: Job, *, measure: bool = False) -> Result:
     say("  labels: " + ", ".join(f"{label} {count:,}" for label, count in counts.items()))
     findings = examine(splits, token_lengths(recipe, splits), recipe.model.max_length)
     show_findings(findings)
+    _refuse_unknown_modules(recipe, splits)
     plan = make_plan(job, splits, points, measure=measure)
     return {"rows": rows, "labels": counts, "findings": [asdict(finding) for finding in findings], "plan": plan}
 
@@ -67,6 +68,7 @@ def _train(job: Job) -> Result:
 
     recipe = job.recipe
     splits = load_splits(recipe.data)
+    _refuse_unknown_modules(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
         allocation = allocate(recipe.train, resources())
@@ -99,6 +101,7 @@ def _train(job: Job) -> Result:
                 cpus_per_worker=allocation.cpus_per_worker,
                 use_gpu=allocation.use_gpu,
                 on_report=on_report,
+                lora=recipe.model.lora,
             )
     result = {
         "metrics": outcome.metrics,
@@ -131,6 +134,7 @@ def _sweep(job: Job, sweep_id: str) -> Result:
     folder = join(job.runs, sweep_id)
     points = starting_points(job)
     splits = load_splits(recipe.data)
+    _refuse_unknown_modules(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
         allocation = allocate(recipe.train, resources(), recipe.search)
@@ -255,9 +259,8 @@ def _write_run(job: Job, folder: str, result: Result, prepared: PreparedData) ->
 
 def _winning_recipe(recipe: Recipe, run: Result) -> Recipe:
     """What the winner was made with; how to register and serve it comes from the recipe at hand."""
-    made_with = Recipe.model_validate(run["recipe"])
-    settings = Train.model_validate(made_with.train.model_dump() | run["best"]["params"])
-    return made_with.model_copy(update={"train": settings, "registry": recipe.registry, "serve": recipe.serve})
+    made_with = Recipe.model_validate(run["recipe"]).with_params(run["best"]["params"])
+    return made_with.model_copy(update={"registry": recipe.registry, "serve": recipe.serve})
 
 
 def _where(is_private: bool) -> str:
@@ -269,6 +272,13 @@ def _epoch_line(metrics: dict[str, float]) -> str:
         f"epoch {int(metrics['epoch'])}  train loss {metrics['train_loss']:.4f}  loss {metrics['loss']:.4f}  accuracy "
         f"{metrics['accuracy']:.4f}  macro-F1 {metrics['macro_f1']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
     )
+
+
+def _refuse_unknown_modules(recipe: Recipe, splits: Splits) -> None:
+    if recipe.model.lora is not None:
+        from tune.adapters import refuse_unknown_modules
+
+        refuse_unknown_modules(recipe, splits.train["text"].to_pylist(), len(splits.labels))
 
 
 def _confirmation_line(winner: "TrialRecord", best: "TrialRecord") -> str:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from common.recipe import BUILTIN, Model, Recipe
+from common.recipe import BUILTIN, Recipe
+from tune.adapters import blank_model, num_trained
 from tune.allocation import Allocation
 from tune.measure import Measurement
 from tune.scheduler import REDUCTION_FACTOR, rungs
@@ -87,15 +86,14 @@ def disk_bytes(
     return num_runs * finished_bytes + max_concurrent * STORED_WHILE_RUNNING * running_bytes + prepared_bytes
 
 
-def estimated_checkpoint_bytes(model: Model, num_labels: int) -> tuple[int, int]:
+def estimated_checkpoint_bytes(recipe: Recipe, num_labels: int) -> tuple[int, int]:
     """Of a running and of a finished trial, from the configuration alone: fp32 weights, and twice that for AdamW."""
-    if model.base.startswith(BUILTIN):
+    if recipe.model.base.startswith(BUILTIN):
         return 0, 0  # too small to matter
-    config = AutoConfig.from_pretrained(model.base, num_labels=num_labels)
-    with torch.device("meta"):
-        network = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
-    weights = 4 * sum(parameter.numel() for parameter in network.parameters())
-    return 3 * weights, weights
+    model = blank_model(recipe.model.base, num_labels)
+    lora = recipe.largest_lora
+    num_stored = num_trained(model, lora) if lora else sum(parameter.numel() for parameter in model.parameters())
+    return 3 * 4 * num_stored, 4 * num_stored
 
 
 def expected_epochs(num_trials: int, epochs: int, stops: Sequence[int]) -> float:

@@ -73,7 +73,7 @@ def _measure(
         epochs.append(_Epoch(metrics["seconds"], metrics["samples_per_s"], num_bytes, trained_at, time.perf_counter()))
 
     started_at = time.perf_counter()
-    train(loop_config(prepared, settings, num_threads=cpus_per_worker), report)
+    train(loop_config(prepared, settings, num_threads=cpus_per_worker, lora=recipe.largest_lora), report)
     warm_up, timed = epochs
     epoch_s = timed.seconds - warm_up.seconds
     return Measurement(

@@ -175,7 +175,14 @@ class _Driver:
     ) -> None:
         _quiet_tune()
         recipe, allocation = self.recipe, self.allocation
-        task = TrialTask(self.prepared.uri, recipe.train, recipe.search.metric, allocation, f"{self.folder}/groups")
+        task = TrialTask(
+            self.prepared.uri,
+            recipe.train,
+            recipe.model.lora,
+            recipe.search.metric,
+            allocation,
+            f"{self.folder}/groups",
+        )
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(functools.partial(run_trial, task=task), _resources(allocation)),
             tune_config=ray.tune.TuneConfig(

@@ -25,7 +25,7 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from common.cluster import resources
 from common.errors import ClusterError, InputError, TrainingError
 from common.metrics import direction
-from common.recipe import Train
+from common.recipe import Lora, Train
 from common.tokenised import PreparedData, local_base_model, local_folder
 from tune.checkpoint import damage_on
 from tune.epoch_relay import EpochInbox, EpochRelay
@@ -65,7 +65,9 @@ class TrainResult:
     """Training and validation, over all attempts that count."""
 
 
-def loop_config(prepared: PreparedData, settings: Train, num_threads: int | None) -> TrainLoopConfig:
+def loop_config(
+    prepared: PreparedData, settings: Train, num_threads: int | None, lora: Lora | None = None
+) -> TrainLoopConfig:
     """What the train loop needs on this machine; fetches the prepared data here if they are elsewhere."""
     return TrainLoopConfig(
         data_folder=str(local_folder(prepared)),
@@ -73,6 +75,7 @@ def loop_config(prepared: PreparedData, settings: Train, num_threads: int | None
         labels=prepared.labels,
         pad_token_id=prepared.pad_token_id,
         num_threads=num_threads,
+        lora=lora,
         **settings.model_dump(exclude={"num_workers", "gpus_per_worker"}),
     )
 
@@ -92,6 +95,7 @@ def fit(
     cpus_per_worker: int,
     on_report: OnReport,
     use_gpu: bool,
+    lora: Lora | None = None,
 ) -> TrainResult:
     """Fine-tunes with Ray Train on the cluster that this process is connected to.
 
@@ -107,6 +111,7 @@ def fit(
         storage_path: Absolute path or URI that all nodes can write to.
         cpus_per_worker: CPUs and threads of a worker.
         on_report: Called here as each epoch ends, with what the train loop reported; not for epochs of earlier calls.
+        lora: Of the adapters to train; None trains the whole model.
         use_gpu: Whether workers hold `settings.gpus_per_worker` GPUs each.
 
     Raises:
@@ -126,6 +131,7 @@ def fit(
                 "prepared_uri": prepared.uri,
                 "settings": settings.model_copy(update={"use_gpu": use_gpu}).model_dump(),
                 "num_threads": cpus_per_worker,
+                "lora": lora and lora.model_dump(),
             },
             scaling_config=ScalingConfig(
                 num_workers=_num_workers(settings), use_gpu=use_gpu, resources_per_worker=per_worker
@@ -187,7 +193,8 @@ def _train_worker(task: dict[str, Any]) -> str | None:
     """Runs in each worker. Returns why training cannot work: raising would make Ray try the same again."""
     try:
         prepared = PreparedData.load(task["prepared_uri"])
-        config = loop_config(prepared, Train.model_validate(task["settings"]), task["num_threads"])
+        lora = task["lora"] and Lora.model_validate(task["lora"])
+        config = loop_config(prepared, Train.model_validate(task["settings"]), task["num_threads"], lora)
         checkpoint = _newest_whole(ray.train.get_checkpoint())
         with ExitStack() as stack:
             folder = Path(stack.enter_context(checkpoint.as_directory())) if checkpoint else None

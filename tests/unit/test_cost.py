@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from common.recipe import Model, Recipe
+from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from tests.training_data import write_base_model
 from tune.allocation import Allocation
@@ -110,6 +110,6 @@ def test_checkpoints_are_reckoned_from_the_configuration_alone(tmp_path) -> None
     stored = (folder / "model.safetensors").stat().st_size
     for weights in folder.glob("*.safetensors"):
         weights.unlink()
-    running, finished = estimated_checkpoint_bytes(Model(base=str(folder)), num_labels=3)
+    running, finished = estimated_checkpoint_bytes(recipe(f"model.base={folder}"), num_labels=3)
     assert finished == pytest.approx(stored, rel=0.2)  # the file has a header too
     assert running == 3 * finished

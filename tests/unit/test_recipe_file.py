@@ -87,6 +87,15 @@ def test_mistakes_of_file_and_overrides_come_in_one_report(tmp_path: Path) -> No
         (MINIMAL + "registry: {model: ''}\n", "'' cannot be registered"),
         (MINIMAL + "search: {space: {}}\n", "line 4: search: space names no setting to search"),
         (MINIMAL + "search: {space: {precision: {choice: [fp32, fp8]}}}\n", "space.precision holds fp8"),
+        (
+            MINIMAL + "search: {space: {lora.r: {choice: [4]}}}\n",
+            "the recipe has no model.lora; add `lora: {}` to model",
+        ),
+        (
+            MINIMAL.replace("bert}", "bert, lora: {}}") + "search: {space: {lora.r: {uniform: [1, 4]}}}\n",
+            "whole numbers",
+        ),
+        (MINIMAL.replace("bert}", "bert, lora: {}}") + "search: {space: {lora.r: {choice: [0]}}}\n", "lora.r holds 0"),
         (MINIMAL + "search: {metric: f2}\n", "search.metric: input should be 'accuracy', 'macro_f1' or 'loss'"),
         (MINIMAL + "search: {num_trials: 0}\n", "search.num_trials: input should be greater than 0 (given: 0)"),
         (MINIMAL + "search: {warm_start: [3]}\n", "search.warm_start: should be the name of an earlier sweep"),
