@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tune.measure import Measurement
 
 
+MAX_MEASURING = 8
+"""Workers that measure at once."""
+
+
 def make_plan(job: Job, splits: Splits, points: Sequence[Point], *, measure: bool) -> dict[str, Any]:
     """Shows what a sweep will do on the cluster at hand and returns it; with `measure`, what it will cost too."""
     from tune.allocation import allocate
@@ -92,10 +96,11 @@ def _cluster_at_hand() -> Iterator[Resources]:
 def measured_cost(recipe: Recipe, splits: Splits, allocation: "Allocation") -> "Cost":
     """Times a few real steps and says what the sweep will take.
 
-    On the cluster that this process is connected to, in a worker that holds what a trial's worker will; else here.
+    On the cluster that this process is connected to, in as many workers at once as a sweep will have (at most 8),
+    since trials on one machine slow each other down; without a cluster in this process alone.
     """
     from tune.cost import sweep_cost
-    from tune.measure import NUM_STEPS, measure, sample
+    from tune.measure import NUM_STEPS, mean_of, measure, sample
 
     sizes = recipe.batch_sizes
     rows = sample(splits, sizes)
@@ -108,7 +113,8 @@ def measured_cost(recipe: Recipe, splits: Splits, allocation: "Allocation") -> "
         worker = ray.remote(_call).options(
             num_cpus=allocation.cpus_per_worker, num_gpus=allocation.gpus_per_worker, max_retries=0
         )
-        measured = ray.get(worker.remote(task))
+        num_workers = min(allocation.max_concurrent * allocation.num_workers, MAX_MEASURING)
+        measured = mean_of(ray.get([worker.remote(task) for _ in range(num_workers)]))
     else:
         measured = task()
     for found in measured:

@@ -1,10 +1,11 @@
 """What a fine-tuning takes on the hardware at hand, from a few real steps; nothing of them is kept."""
 
+import dataclasses
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +57,26 @@ def measure(
         return [_measure(recipe, rows, size, cpus_per_worker, use_gpu, Path(folder)) for size in batch_sizes]
 
 
+def mean_of(by_worker: Sequence[Sequence[Measurement]]) -> list[Measurement]:
+    """The mean over workers that measured the same batch sizes at the same time."""
+    means = []
+    for same in zip(*by_worker, strict=True):
+        numbers = [dataclasses.asdict(found) for found in same]
+        mean = {name: sum(found[name] for found in numbers) / len(numbers) for name in numbers[0]}
+        means.append(Measurement(**{name: round(mean[name]) if name in _WHOLE else mean[name] for name in mean}))
+    return means
+
+
+_WHOLE = ("batch_size", "running_bytes", "finished_bytes")
+
+
 def _measure(
     recipe: Recipe, rows: Splits, batch_size: int, cpus_per_worker: int, use_gpu: bool, folder: Path
 ) -> Measurement:
     training = _by_length(rows.train, NUM_STEPS * batch_size)
-    prepared = prepare(recipe, replace(rows, train=training, digest=f"{rows.digest}-{batch_size}"), str(folder))
+    prepared = prepare(
+        recipe, dataclasses.replace(rows, train=training, digest=f"{rows.digest}-{batch_size}"), str(folder)
+    )
     settings = recipe.train.model_copy(update={"epochs": 2, "batch_size": batch_size, "use_gpu": use_gpu})
     epochs: list[_Epoch] = []
 

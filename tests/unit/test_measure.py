@@ -8,7 +8,7 @@ import pytest
 
 from common.dataset import load_splits
 from common.recipe_file import load_recipe, shipped_recipes
-from tune.measure import NUM_STEPS, measure, sample
+from tune.measure import NUM_STEPS, Measurement, mean_of, measure, sample
 
 
 def test_a_few_steps_are_timed_at_each_batch_size_and_nothing_is_kept(
@@ -25,6 +25,13 @@ def test_a_few_steps_are_timed_at_each_batch_size_and_nothing_is_kept(
         assert found.checkpoint_s > 0
         assert found.running_bytes > 2 * found.finished_bytes > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_measured_together_count_by_their_mean() -> None:
+    def measured(train_s_per_row: float, num_bytes: int) -> list[Measurement]:
+        return [Measurement(size, train_s_per_row * size, 0.1, 1.0, 2.0, num_bytes, 5) for size in (4, 8)]
+
+    assert mean_of([measured(1.0, 10), measured(3.0, 13)]) == measured(2.0, 12)
 
 
 def test_the_sample_holds_the_longest_and_the_shortest_texts() -> None:
