@@ -38,15 +38,25 @@ def number_or_text(value: Any) -> int | float | str:
     return value
 
 
+_SCALAR = [{"type": "number"}, {"type": "string"}]
+
 Value = Annotated[
     int | float | str,
     PlainValidator(number_or_text),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
+    WithJsonSchema({"anyOf": _SCALAR}),
 ]
 """What one searched setting may be."""
 
 Point = Mapping[str, int | float | str]
 """Values of some or all searched settings."""
+
+
+_Accepted = Annotated[
+    tuple[Value, ...],
+    BeforeValidator(_one_or_many),
+    Field(min_length=1),
+    WithJsonSchema({"anyOf": [*_SCALAR, {"type": "array", "minItems": 1, "items": {"anyOf": _SCALAR}}]}),
+]
 
 
 class Range(Settings):
@@ -66,7 +76,7 @@ class Range(Settings):
     """One of the listed values, numbers or texts."""
     fixed: Value | None = None
     """Always this value."""
-    when: dict[str, Annotated[tuple[Value, ...], BeforeValidator(_one_or_many), Field(min_length=1)]] | None = None
+    when: dict[str, _Accepted] | None = None
     """Searched only in trials whose other settings have one of these values (`{batch_size: [16, 32]}`); in all others
     the recipe's value holds. The other settings are searched themselves, by choice, int, log_int or fixed."""
 

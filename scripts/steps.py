@@ -276,7 +276,7 @@ def _epoch_line(metrics: dict[str, float]) -> str:
 
 def _refuse_unknown_modules(recipe: Recipe, splits: Splits) -> None:
     if recipe.model.lora is not None:
-        from tune.adapters import refuse_unknown_modules
+        from tune.model_checks import refuse_unknown_modules
 
         refuse_unknown_modules(recipe, splits.train["text"].to_pylist(), len(splits.labels))
 

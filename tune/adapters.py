@@ -7,24 +7,20 @@ s, which trials without adapters need not wait for.
 
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from common.builtin import tiny_bert
 from common.errors import ModelError
-from common.recipe import BUILTIN
 from tune.quiet import quiet
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from common.recipe import Lora, Recipe
+    from common.recipe import Lora
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 """What tells a checkpoint of adapters from one of a whole model."""
@@ -89,19 +85,6 @@ def target_modules(model: PreTrainedModel, named: Sequence[str] | None) -> list[
                 f"model.lora.target_modules: no linear layer of the encoder is called {target!r}; there are: {there}"
             )
     return list(named)
-
-
-def refuse_unknown_modules(recipe: "Recipe", texts: Sequence[str], num_labels: int) -> None:
-    """Raises `ModelError` when `model.lora.target_modules` names what the base model lacks; looks at no weights."""
-    lora = recipe.model.lora
-    if lora is None or lora.target_modules is None:
-        return
-    with ExitStack() as stack:
-        base = recipe.model.base
-        if base.startswith(BUILTIN):
-            base = stack.enter_context(TemporaryDirectory(prefix="tuneserve-"))
-            tiny_bert(texts, Path(base))
-        target_modules(blank_model(base, num_labels), lora.target_modules)
 
 
 def num_trained(model: PreTrainedModel, lora: "Lora") -> int:

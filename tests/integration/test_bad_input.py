@@ -55,6 +55,7 @@ def labelled(*labels: str) -> str:
         (["search.space.learning_rate.log_uniform=[1.0e-3, 1.0e-5]"], "swap them"),
         (["train.num_workers=64"], "train.num_workers 64"),
         (["search.max_concurrent=64"], "search.max_concurrent 64 is more than the cluster holds: 4 trial(s)"),
+        (["model.lora={target_modules: [q_proj]}"], "'q_proj'; there are: query, key, value, dense"),
         (["search.num_trials=0"], "search.num_trials: input should be greater than 0"),
         (["search.space={}"], "names no setting to search"),
         (["search.metric=f2"], "'accuracy', 'macro_f1' or 'loss'"),

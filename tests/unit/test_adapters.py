@@ -12,8 +12,9 @@ from common.recipe import Lora, Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from tests.training_data import LABELS, loop_settings, write_base_model, write_data
 from tests.unit.test_train_loop import curve, run
-from tune.adapters import blank_model, merge, num_trained, refuse_unknown_modules, target_modules
+from tune.adapters import blank_model, merge, num_trained, target_modules
 from tune.checkpoint import damage
+from tune.model_checks import refuse_unknown_modules
 from tune.pretrained import load_classifier, load_trainable
 
 LORA = Lora(r=4, alpha=8, dropout=0.1)
