@@ -77,7 +77,7 @@ def summary(outlook: Outlook, records: "Sequence[TrialRecord]", before: Work, el
     if ended and elapsed_s > 0:
         parts.append(f"{3600 * ended / elapsed_s:.0f} trials/h")
     left_s = time_left_s(outlook, records, before, elapsed_s)
-    if left_s is not None:
+    if left_s:
         parts.append(f"about {duration(left_s)} left")
     return f"{elapsed_s:6.0f} s  " + "   ".join(parts)
 

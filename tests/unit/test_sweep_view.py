@@ -58,6 +58,11 @@ def test_time_left_follows_from_the_epochs_of_trials_that_ended() -> None:
     assert time_left_s(OUTLOOK, [trial(0, "running", 0.1)], NOTHING, elapsed_s=40.0) is None
 
 
+def test_a_sweep_that_is_over_has_no_time_left_to_state() -> None:
+    records = [trial(n, "complete", 0.1, 0.2, 0.3, 0.4) for n in range(6)]
+    assert "left" not in summary(OUTLOOK, records, NOTHING, elapsed_s=40.0)
+
+
 def test_what_an_earlier_command_did_does_not_count_as_speed() -> None:
     earlier = [trial(0, "complete", 0.1, 0.1, 0.1, 0.1), trial(1, "complete", 0.1, 0.1, 0.1, 0.1)]
     before = Work.of(earlier)
