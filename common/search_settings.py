@@ -80,7 +80,8 @@ class Search(Settings):
     max_concurrent: PositiveInt | None = None
     """Trials at once; when not given, as many as the cluster holds."""
     time_budget_s: PositiveFloat | None = None
-    """No new trial starts and running ones end after this long."""
+    """No new trial starts and running ones end after this long; the runs of `confirm` have their share of it. A budget
+    in which no trial could report once is refused before the sweep starts."""
     metric: Metric = "accuracy"
     """What is selected by, measured on the validation split."""
     warm_start: WarmStart | None = None
