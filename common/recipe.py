@@ -4,40 +4,44 @@
 names (`_s` seconds). The JSON Schema that editors use comes from these classes (`tuneserve recipes --schema`).
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    FiniteFloat,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from common.search_range import Range
+from common.search_settings import Search
+from common.settings import Fraction, Settings
+
 BUILTIN = "builtin:"
 """Prefix of the keywords for what ships with tuneserve: a recipe that uses them works from any folder."""
 
-SEARCHABLE = ("learning_rate", "batch_size", "weight_decay", "warmup_ratio", "epochs")
-"""The fields of `train` that `search.space` may vary."""
+SEARCHABLE = (
+    "learning_rate",
+    "batch_size",
+    "weight_decay",
+    "warmup_ratio",
+    "epochs",
+    "precision",
+    "lora.r",
+    "lora.alpha",
+    "lora.dropout",
+)
+"""What `search.space` may vary: fields of `train` and, with `lora.` before them, of `model.lora`."""
 
-Metric = Literal["accuracy", "macro_f1", "loss"]
-"""A validation metric to select by. `loss` is minimised, the others are maximised."""
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Settings(BaseModel):
-    """Base of all sections: unknown keys are errors, instances do not change, docstrings become descriptions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+LORA = "lora."
 
 
 def _keys_as_text(value: Any) -> Any:
@@ -89,6 +93,19 @@ class Data(Settings):
     """How `source` is divided where no ready-made files are given."""
 
 
+class Lora(Settings):
+    """Low-rank adapters: the encoder's weights stay as they are, and small matrices beside them are trained."""
+
+    r: PositiveInt = 8
+    """Rank of the adapters."""
+    alpha: PositiveInt = 16
+    """The adapters' output is scaled by alpha / r."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the adapters' inputs that is dropped in training."""
+    target_modules: Annotated[tuple[str, ...] | None, Field(min_length=1)] = None
+    """Names of the linear layers that get adapters (`[query, value]`); when not given, all of the encoder."""
+
+
 class Model(Settings):
     """The pretrained encoder to start from."""
 
@@ -96,6 +113,9 @@ class Model(Settings):
     """A Hub model id, a folder with safetensors weights and a fast tokenizer, or `builtin:tiny_bert`."""
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
     """Texts are cut to this many tokens, special tokens included."""
+    lora: Lora | None = None
+    """Train low-rank adapters and the head instead of the whole model; `{}` takes the defaults. A learning rate of
+    ten times the usual suits them. Before registration they are merged into the model."""
 
 
 class NumWorkers(Settings):
@@ -170,66 +190,6 @@ class Train(Settings):
                 "workers on one GPU; use a whole number, or num_workers 1"
             )
         return self
-
-
-class Range(Settings):
-    """The values one searched setting may take; exactly one kind is given."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    log_uniform: tuple[PositiveFloat, PositiveFloat] | None = None
-    """`[low, high]`, sampled uniformly in the logarithm."""
-    uniform: tuple[FiniteFloat, FiniteFloat] | None = None
-    """`[low, high]`, sampled uniformly."""
-    integer: Annotated[tuple[int, int] | None, Field(alias="int")] = None
-    """`[low, high]`, whole numbers, both ends included."""
-    choice: Annotated[tuple[int | float, ...] | None, Field(min_length=1)] = None
-    """One of the listed values."""
-    fixed: int | float | None = None
-    """Always this value."""
-
-    @model_validator(mode="after")
-    def _one_kind_with_ordered_bounds(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError("give exactly one of log_uniform, uniform, int, choice, fixed")
-        bounds = self.log_uniform or self.uniform or self.integer
-        if bounds and bounds[0] >= bounds[1]:
-            raise ValueError(f"bounds [{bounds[0]:g}, {bounds[1]:g}] are not in rising order; swap them")
-        return self
-
-    def bounds(self) -> tuple[float, ...]:
-        """The values that bound this range: both ends, all choices, or the one fixed value."""
-        if self.fixed is not None:
-            return (self.fixed,)
-        return self.log_uniform or self.uniform or self.integer or self.choice or ()
-
-
-def _default_space() -> dict[str, Range]:
-    return {
-        "learning_rate": Range(log_uniform=(1e-5, 3e-4)),
-        "batch_size": Range(choice=(16, 32)),
-        "weight_decay": Range(uniform=(0.0, 0.1)),
-    }
-
-
-class Search(Settings):
-    """The search over hyperparameters."""
-
-    space: Annotated[dict[str, Range], Field(min_length=1)] = Field(default_factory=_default_space)
-    """From a field of `train` to the values it may take."""
-    num_trials: PositiveInt = 20
-    """Fine-tunings to start; the scheduler stops the unpromising ones early."""
-    max_concurrent: PositiveInt | None = None
-    """Trials at once; when not given, as many as the cluster holds."""
-    time_budget_s: PositiveFloat | None = None
-    """No new trial starts and running ones end after this long."""
-    metric: Metric = "accuracy"
-    """What is selected by, measured on the validation split."""
-    scheduler: Literal["asha", "fifo"] = "asha"
-    """`asha` stops the worse trials at each rung; `fifo` trains every trial in full."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seeds the sampler (TPE)."""
 
 
 class Tracking(Settings):
@@ -338,8 +298,11 @@ class Recipe(Settings):
 
     @field_validator("search")
     @classmethod
-    def _space_is_searchable(cls, search: Search) -> Search:
+    def _space_is_searchable(cls, search: Search, info: ValidationInfo) -> Search:
         problems = [problem for name, values in search.space.items() for problem in _space_problems(name, values)]
+        model = info.data.get("model")
+        if model is not None and model.lora is None and any(name.startswith(LORA) for name in search.space):
+            problems.append("space searches lora settings, but the recipe has no model.lora; add `lora: {}` to model")
         if problems:
             raise ValueError("; ".join(problems))
         return search
@@ -354,18 +317,59 @@ class Recipe(Settings):
         """The MLflow experiment's name."""
         return self.tracking.experiment or self.name
 
+    def with_params(self, params: Mapping[str, Any]) -> "Recipe":
+        """The recipe with a trial's parameters in place."""
+        train, lora = apply_params(self.train, self.model.lora, params)
+        return self.model_copy(update={"train": train, "model": self.model.model_copy(update={"lora": lora})})
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the longest trial that may be suggested."""
+        return max(int(value) for value in self._values("epochs"))
+
+    @property
+    def largest_lora(self) -> Lora | None:
+        """The adapters of the largest trial that may be suggested."""
+        searched = self.search.space.get(f"{LORA}r")
+        lora = self.model.lora
+        if lora is None or searched is None:
+            return lora
+        return lora.model_copy(update={"r": max(lora.r, *(int(value) for value in searched.bounds()))})
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The smallest and the largest batch of any trial that may be suggested; one if they are the same."""
+        values = [int(value) for value in self._values("batch_size")]
+        return tuple(dict.fromkeys((min(values), max(values))))
+
+    def _values(self, name: str) -> tuple[Any, ...]:
+        """What bounds a setting of `train` over all trials; the recipe's own value where it is not always searched."""
+        searched = self.search.space.get(name)
+        own = () if searched and not searched.when else (getattr(self.train, name),)
+        return (*(searched.bounds() if searched else ()), *own)
+
+
+def apply_params(train: Train, lora: Lora | None, params: Mapping[str, Any]) -> tuple[Train, Lora | None]:
+    """The settings with a trial's parameters in place: `lora.r` goes to the adapters, `epochs` to the training."""
+    of_lora = {name.removeprefix(LORA): value for name, value in params.items() if name.startswith(LORA)}
+    of_train = {name: value for name, value in params.items() if not name.startswith(LORA)}
+    trained = Train.model_validate(train.model_dump() | of_train)
+    return trained, lora and Lora.model_validate(lora.model_dump() | of_lora)
+
 
 def _space_problems(name: str, values: Range) -> list[str]:
     """What `train` would refuse of a searched setting's bounds."""
     if name not in SEARCHABLE:
         return [f"space.{name} cannot be searched; choose from {', '.join(SEARCHABLE)}"]
     kind = "uniform" if values.uniform else "log_uniform" if values.log_uniform else None
-    if kind and Train.model_fields[name].annotation is int:
-        return [f"space.{name} takes whole numbers, and {kind} draws fractions; use int or choice"]
+    section: type[Settings] = Lora if name.startswith(LORA) else Train
+    field = name.removeprefix(LORA)
+    if kind and section.model_fields[field].annotation is int:
+        return [f"space.{name} takes whole numbers, and {kind} draws fractions; use int, log_int or choice"]
     problems = []
     for value in values.bounds():
         try:
-            Train.model_validate({name: value})
+            section.model_validate({field: value})
         except ValidationError as error:
-            problems.append(f"space.{name} holds {value:g}: {error.errors()[0]['msg']}")
+            problems.append(f"space.{name} holds {value}: {error.errors()[0]['msg']}")
     return problems

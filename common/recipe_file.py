@@ -122,7 +122,7 @@ def _apply_override(document: dict[str, Any], override: str, origins: dict[Locat
     key, equals, text = override.partition("=")
     if not equals or not key:
         return [f"override {override!r}: write it as section.key=value, for example train.epochs=1"]
-    location = tuple(key.split("."))
+    location = _location(key)
     expected, problem = _expected_type(location)
     if problem:
         return [f"override {override!r}: {problem}"]
@@ -130,7 +130,8 @@ def _apply_override(document: dict[str, Any], override: str, origins: dict[Locat
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    if str in _union_members(expected) and value is not None and not isinstance(value, str):
+    takes_text_alone = set(_union_members(expected)) <= {str, types.NoneType}
+    if takes_text_alone and value is not None and not isinstance(value, str):
         value = text  # a label column called `0` or `yes` is a name, not a number or a truth value
     target: Any = document
     for part in location[:-1]:
@@ -140,6 +141,15 @@ def _apply_override(document: dict[str, Any], override: str, origins: dict[Locat
     target[location[-1]] = value
     origins[location] = override
     return []
+
+
+def _location(key: str) -> tuple[str, ...]:
+    """The places of a dotted key; a searched setting of the adapters (`lora.r`) is one place, as in a file."""
+    before, lora, after = key.partition("search.space.lora.")
+    if lora and not before:
+        name, *below = after.split(".")
+        return ("search", "space", f"lora.{name}", *below)
+    return tuple(key.split("."))
 
 
 def _expected_type(location: tuple[str, ...]) -> tuple[Any, str | None]:

@@ -31,8 +31,9 @@ import transformers
 
 from common.cluster import connect, resources
 from common.errors import InputError
-from common.recipe import Range, Recipe
+from common.recipe import Recipe
 from common.recipe_file import dump_recipe, load_recipe
+from common.search_range import Range
 from common.tracking import Tracker, sqlite_uri
 from scripts.benchmark import Figure, run
 from scripts.contest import Contest, contest, ours, tutorial, tutorial_trainer

@@ -157,12 +157,16 @@ def down(cluster_yaml: str | None) -> dict[str, Any]:
     return end_cluster(cluster_yaml)
 
 
-@command(*_RECIPE, *_PLACES)
-def check(**arguments: Any) -> dict[str, Any]:
+@command(
+    *_RECIPE,
+    *_PLACES,
+    click.option("--measure", is_flag=True, help="Time a few real steps and say what the sweep will take."),
+)
+def check(measure: bool, **arguments: Any) -> dict[str, Any]:
     """Validate the recipe, examine the data, show the plan; trains nothing."""
     from scripts.steps import check
 
-    result = check(_job(**arguments))
+    result = check(_job(**arguments), measure=measure)
     if any(finding["severity"] == "error" for finding in result["findings"]):
         click.get_current_context().obj = EXIT_WRONG_INPUT
     return result

@@ -1,12 +1,9 @@
 """What people see: everything goes to stderr, so that stdout is free for `--json`."""
 
-import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -44,80 +41,47 @@ def show_findings(findings: "Sequence[Finding]") -> None:
 def leaderboard_table(records: "Sequence[TrialRecord]", metric: str, *, limit: int = 20) -> Table:
     """The trials as a table, in the order given."""
     params = list(dict.fromkeys(name for record in records for name in record.params))
+    confirmed = any(record.confirmation for record in records)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for title in ("trial", "state", "epoch", *params, "accuracy", "macro_f1", "loss", "tokens/s"):
         table.add_column(title, justify="right", header_style="bold" if title == metric else "")
+    if confirmed:
+        table.add_column("mean ± spread (fresh seeds)", justify="right")
     for record in records[:limit]:
         metrics, latest = record.metrics, record.history[-1] if record.history else {}
         table.add_row(
-            str(record.number),
+            trial_label(record),
             record.state,
             str(int(latest["epoch"])) if latest else "-",
-            *(f"{record.params[name]:.3g}" if name in record.params else "-" for name in params),
+            *(value_text(record.params[name]) if name in record.params else "-" for name in params),
             *(f"{metrics[name]:.4f}" if name in metrics else "-" for name in ("accuracy", "macro_f1", "loss")),
             f"{latest['tokens_per_s']:,.0f}" if "tokens_per_s" in latest else "-",
+            *((_confirmation(record),) if confirmed else ()),
         )
     if len(records) > limit:
         table.caption = f"{len(records) - limit} more in MLflow"
     return table
 
 
-class SweepView:
-    """Trials as they run: a live table on a terminal, a line for each change elsewhere."""
+def value_text(value: float | str) -> str:
+    """A setting's value, numbers with three digits."""
+    return value if isinstance(value, str) else f"{value:.3g}"
 
-    def __init__(self, num_trials: int, metric: str) -> None:
-        self._num_trials = num_trials
-        self._metric = metric
-        self._started = time.monotonic()
-        self._seen: set[tuple[Any, ...]] = set()
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
-    def __enter__(self) -> "SweepView":
-        context: AbstractContextManager[Any] = self._live or nullcontext()
-        context.__enter__()
-        return self
+def trial_label(record: "TrialRecord") -> str:
+    """Its number, and its seed when it confirms."""
+    return str(record.number) if record.seed is None else f"{record.number} seed {record.seed}"
 
-    def __exit__(self, *exception: object) -> None:
-        if self._live:
-            self._live.stop()
 
-    def update(self, records: "Sequence[TrialRecord]") -> None:
-        """Shows the present state of all trials."""
-        if self._live:
-            self._live.update(self._table(records))
-            return
-        for record in records:
-            change = (record.number, record.state, len(record.history))
-            if change not in self._seen:
-                self._seen.add(change)
-                say(self._line(record))
+def _confirmation(record: "TrialRecord") -> str:
+    if record.confirmation is None:
+        return "-"
+    spread = "" if record.confirmation.spread is None else f" ± {record.confirmation.spread:.4f}"
+    return f"{record.confirmation.mean:.4f}{spread} ({len(record.confirmation.values)})"
 
-    def _table(self, records: "Sequence[TrialRecord]") -> Table:
-        running = [record for record in records if record.state == "running"]
-        table = leaderboard_table([*running, *(r for r in reversed(records) if r.state != "running")], self._metric)
-        table.title = self._summary(records)
-        table.title_justify = "left"
-        return table
 
-    def _summary(self, records: "Sequence[TrialRecord]") -> str:
-        counts = {
-            state: sum(r.state == state for r in records) for state in ("running", "complete", "pruned", "failed")
-        }
-        elapsed = time.monotonic() - self._started
-        states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        return f"{elapsed:5.0f} s   {states or 'starting'} of {self._num_trials} trials   best {self._best(records)}"
-
-    def _best(self, records: "Sequence[TrialRecord]") -> str:
-        values = [record.metrics[self._metric] for record in records if record.metrics]
-        if not values:
-            return "-"
-        return f"{self._metric} {min(values) if self._metric == 'loss' else max(values):.4f}"
-
-    def _line(self, record: "TrialRecord") -> str:
-        elapsed = time.monotonic() - self._started
-        params = " ".join(f"{name}={value:.3g}" for name, value in record.params.items())
-        latest = record.history[-1] if record.history else {}
-        shown = " ".join(f"{name} {latest[name]:.4f}" for name in ("accuracy", "macro_f1", "loss") if name in latest)
-        epoch = f"epoch {int(latest['epoch'])} {shown}" if latest else ""
-        reason = f" ({record.failure})" if record.failure else ""
-        return f"{elapsed:6.1f} s  trial {record.number:<3} {record.state:<8}{reason} {params}  {epoch}".rstrip()
+def duration(seconds: float) -> str:
+    """A time for people: seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -75,7 +75,7 @@ class Job:
     def sweep_key(self, data_digest: str) -> str:
         """Changes with what a sweep's trials depend on; more trials or more time are no other sweep."""
         parts = ("name", "data", "model", "train")
-        search = dict.fromkeys(("space", "metric", "scheduler", "seed"), True)
+        search = dict.fromkeys(("space", "metric", "scheduler", "seed", "warm_start"), True)
         decisive = self.recipe.model_dump_json(include={**dict.fromkeys(parts, True), "search": search})
         return hashlib.sha256(f"{decisive}{data_digest}{self.tracking_uri}".encode()).hexdigest()[:16]
 

@@ -45,7 +45,7 @@ def _swept(job: Job, sweep_id: str, path: str) -> Result:
     """The sweep's stored result; runs what is missing of it."""
     stored = join(job.runs, sweep_id, "result.json")
     result = read_json(stored)
-    if result is not None and result["num_trials"] >= job.recipe.search.num_trials:
+    if result is not None and _is_enough(result, job):
         step(f"Sweep {sweep_id} is finished already")
         return dict(result)
     try:
@@ -54,6 +54,16 @@ def _swept(job: Job, sweep_id: str, path: str) -> Result:
         write_json(path, {"sweep_id": job.new_run("sweep")})  # or the next run would find all trials failed again
         raise
     return dict(read_json(stored))
+
+
+def _is_enough(result: Result, job: Job) -> bool:
+    """Whether a finished sweep has all that the recipe now asks for."""
+    confirm = job.recipe.search.confirm
+    asked = confirm and confirm.model_dump(mode="json")
+    return bool(
+        result["num_trials"] >= job.recipe.search.num_trials
+        and asked in (None, result["recipe"].get("search", {}).get("confirm"))
+    )
 
 
 def _require_champion(job: Job, promotion: Result) -> None:

@@ -1,35 +1,40 @@
 """The steps up to the registry: each takes a job, shows what it does and returns the command's JSON result."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.cluster import Resources, connect, read_record, resources, this_machine
+from common.cluster import connect, resources
 from common.data_checks import examine
 from common.dataset import Splits, load_splits
 from common.errors import DataError, InputError
 from common.location import join
 from common.recipe import Recipe, Train
-from common.storage import read_json, write_json
+from common.storage import folders_in, read_json, write_json
 from common.tokenised import PreparedData, prepare, token_lengths
-from scripts.display import SweepView, console, leaderboard_table, say, show_findings, step
+from scripts.display import console, leaderboard_table, say, show_findings, step
 from scripts.job import Job
+from scripts.plan import make_plan, refuse_what_cannot_fit
+from scripts.sweep_view import Outlook, SweepView
+from scripts.warm_start import starting_points
+
+if TYPE_CHECKING:
+    from tune.study import TrialRecord
 
 Result = dict[str, Any]
 
 
-def check(job: Job) -> Result:
-    """Examines the data and shows the plan; trains and writes nothing.
+def check(job: Job, *, measure: bool = False) -> Result:
+    """Examines the data and shows the plan, with `measure` its cost too; trains and writes nothing.
 
     Raises:
         DataError: when the data cannot be learned from.
+        ClusterError: when the cluster is too small.
     """
-    from tune.allocation import allocate
-
     recipe = job.recipe
+    points = starting_points(job)
     step(f"Data: {recipe.data.source}")
     splits = load_splits(recipe.data)
     rows = {name: splits[name].num_rows for name in ("train", "validation", "test")}
@@ -38,23 +43,8 @@ def check(job: Job) -> Result:
     say("  labels: " + ", ".join(f"{label} {count:,}" for label, count in counts.items()))
     findings = examine(splits, token_lengths(recipe, splits), recipe.model.max_length)
     show_findings(findings)
-    allocation = allocate(recipe.train, _cluster_at_hand(), recipe.search)
-    steps_per_trial = -(-rows["train"] // recipe.train.batch_size) * recipe.train.epochs
-    plan = {
-        "trials": recipe.search.num_trials,
-        "epochs_per_trial": recipe.train.epochs,
-        "steps_per_trial": steps_per_trial,
-        "storage": job.storage,
-        "tracking_uri": job.tracking_uri,
-        **asdict(allocation),
-    }
-    step("Plan")
-    say(
-        f"  {plan['trials']} trials of up to {plan['epochs_per_trial']} epochs ({steps_per_trial:,} steps at batch "
-        f"{recipe.train.batch_size}), {allocation.max_concurrent} at once, each on {allocation.num_workers} worker(s) "
-        f"of {allocation.cpus_per_worker} CPU, {allocation.gpus_per_worker:g} GPU"
-    )
-    say(f"  storage {job.storage}, tracking {job.tracking_uri}")
+    _refuse_unknown_modules(recipe, splits)
+    plan = make_plan(job, splits, points, measure=measure)
     return {"rows": rows, "labels": counts, "findings": [asdict(finding) for finding in findings], "plan": plan}
 
 
@@ -78,6 +68,7 @@ def _train(job: Job) -> Result:
 
     recipe = job.recipe
     splits = load_splits(recipe.data)
+    _refuse_unknown_modules(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
         allocation = allocate(recipe.train, resources())
@@ -110,6 +101,7 @@ def _train(job: Job) -> Result:
                 cpus_per_worker=allocation.cpus_per_worker,
                 use_gpu=allocation.use_gpu,
                 on_report=on_report,
+                lora=recipe.model.lora,
             )
     result = {
         "metrics": outcome.metrics,
@@ -135,17 +127,22 @@ def sweep(job: Job, *, resume: bool = False, sweep_id: str | None = None) -> Res
 def _sweep(job: Job, sweep_id: str) -> Result:
     from common.tracking import Tracker
     from tune.allocation import allocate
+    from tune.scheduler import rungs
     from tune.sweep import sweep as run_sweep
 
     recipe = job.recipe
     folder = join(job.runs, sweep_id)
+    points = starting_points(job)
     splits = load_splits(recipe.data)
+    _refuse_unknown_modules(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
         allocation = allocate(recipe.train, resources(), recipe.search)
+        if not folders_in(folder):  # what was begun may be finished
+            refuse_what_cannot_fit(job, splits, allocation)
         prepared = prepare(recipe, splits, job.storage)
         step(f"Sweep {sweep_id}: {allocation.max_concurrent} trials at once" + _where(connection.is_private))
-        with SweepView(recipe.search.num_trials, recipe.search.metric) as view:
+        with SweepView(Outlook.of(recipe, rungs(recipe))) as view:
             outcome = run_sweep(
                 recipe,
                 prepared,
@@ -155,14 +152,23 @@ def _sweep(job: Job, sweep_id: str) -> Result:
                 tracker=tracker,
                 recipe_yaml=job.recipe_yaml,
                 on_update=view.update,
+                points=points,
             )
     step(f"Leaderboard (validation {recipe.search.metric}, {outcome.seconds:.0f} s)")
     console.print(leaderboard_table(outcome.trials, recipe.search.metric))
     best = outcome.best
+    if recipe.search.confirm is not None:
+        say(_confirmation_line(outcome.trials[0], best))
     result = {
         "sweep_id": sweep_id,
         "trials": [asdict(trial) for trial in outcome.trials],
-        "best": {"params": best.params, "metrics": best.metrics, "run_id": best.run_id, "checkpoint": best.checkpoint},
+        "confirm_runs": [asdict(run) for run in outcome.confirm_runs],
+        "best": {
+            "params": best.settings,
+            "metrics": best.metrics,
+            "run_id": best.run_id,
+            "checkpoint": best.checkpoint,
+        },
         "seconds": outcome.seconds,
     }
     _write_run(job, folder, result, prepared)
@@ -201,14 +207,6 @@ def _promote(job: Job, run: Result | None) -> Result:
     )
     _show_promotion(outcome.model, outcome.version, outcome.promoted, outcome.metrics, outcome.gate, recipe)
     return asdict(outcome)
-
-
-def _cluster_at_hand() -> Resources:
-    """The running cluster's resources, or this machine's when none is up."""
-    if read_record() is None and not os.environ.get("RAY_ADDRESS"):
-        return this_machine()
-    with connect(private=False):
-        return resources()
 
 
 def prepare_data(job: Job) -> PreparedData:
@@ -261,9 +259,8 @@ def _write_run(job: Job, folder: str, result: Result, prepared: PreparedData) ->
 
 def _winning_recipe(recipe: Recipe, run: Result) -> Recipe:
     """What the winner was made with; how to register and serve it comes from the recipe at hand."""
-    made_with = Recipe.model_validate(run["recipe"])
-    settings = Train.model_validate(made_with.train.model_dump() | run["best"]["params"])
-    return made_with.model_copy(update={"train": settings, "registry": recipe.registry, "serve": recipe.serve})
+    made_with = Recipe.model_validate(run["recipe"]).with_params(run["best"]["params"])
+    return made_with.model_copy(update={"registry": recipe.registry, "serve": recipe.serve})
 
 
 def _where(is_private: bool) -> str:
@@ -274,6 +271,26 @@ def _epoch_line(metrics: dict[str, float]) -> str:
     return (
         f"epoch {int(metrics['epoch'])}  train loss {metrics['train_loss']:.4f}  loss {metrics['loss']:.4f}  accuracy "
         f"{metrics['accuracy']:.4f}  macro-F1 {metrics['macro_f1']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
+    )
+
+
+def _refuse_unknown_modules(recipe: Recipe, splits: Splits) -> None:
+    if recipe.model.lora is not None:
+        from tune.model_checks import refuse_unknown_modules
+
+        refuse_unknown_modules(recipe, splits.train["text"].to_pylist(), len(splits.labels))
+
+
+def _confirmation_line(winner: "TrialRecord", best: "TrialRecord") -> str:
+    if winner.confirmation is None:
+        return (
+            "  not confirmed: of no configuration did all runs with fresh seeds finish; the best single trial wins. "
+            "Raise search.time_budget_s, or see why the runs failed"
+        )
+    mean, num_seeds = winner.confirmation.mean, len(winner.confirmation.values)
+    return (
+        f"  confirmed: trial {winner.number}, mean {mean:.4f} over {num_seeds} fresh seed(s); its run nearest to that "
+        f"(seed {best.seed}) is what is promoted"
     )
 
 

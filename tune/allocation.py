@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from common.cluster import Resources
 from common.errors import ClusterError
-from common.recipe import Search, Train
+from common.recipe import Train
+from common.search_settings import Search
 
 MAX_CPUS_PER_WORKER = 16
 """Beyond this many threads the encoders' matrix products no longer get faster."""
@@ -29,7 +30,8 @@ def allocate(train: Train, cluster: Resources, search: Search | None = None) -> 
     """Shares the cluster out among the workers of one fine-tuning or of a sweep's concurrent trials.
 
     Raises:
-        ClusterError: when the cluster cannot hold the workers of a single fine-tuning.
+        ClusterError: when the cluster cannot hold the workers of a single fine-tuning, or not as many at once as the
+            recipe asks for.
     """
     use_gpu = cluster.num_gpus > 0 if train.use_gpu is None else train.use_gpu
     gpus = train.gpus_per_worker if use_gpu else 0.0
@@ -46,7 +48,14 @@ def allocate(train: Train, cluster: Resources, search: Search | None = None) -> 
     num_workers = min(train.num_workers.max, slots)
     max_concurrent = 1
     if search is not None:
-        max_concurrent = min(slots // num_workers, search.num_trials, search.max_concurrent or slots)
+        held = slots // num_workers
+        if search.max_concurrent is not None and search.max_concurrent > held:
+            raise ClusterError(
+                f"search.max_concurrent {search.max_concurrent} is more than the cluster holds: {held} trial(s) of "
+                f"{num_workers} worker(s) ({cluster.num_cpus:g} CPUs, {cluster.num_gpus:g} GPUs). Lower it, leave it "
+                "out to use the whole cluster, or start a larger cluster."
+            )
+        max_concurrent = min(held, search.num_trials, search.max_concurrent or held)
     fair = min(int(cluster.num_cpus) // (max_concurrent * num_workers), MAX_CPUS_PER_WORKER)
     cpus = next(
         c for c in range(max(fair, 1), 0, -1) if c == 1 or _fit(cluster, c, gpus) >= max_concurrent * num_workers

@@ -1,12 +1,41 @@
 """A pretrained encoder with a classification head for the data's labels."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from tune.adapters import add_adapters, load_adapters, save_adapters
 from tune.quiet import quiet
+
+if TYPE_CHECKING:
+    from common.recipe import Lora
+
+
+def load_trainable(
+    base_model: str, labels: Sequence[str], pad_token_id: int, *, lora: "Lora | None", checkpoint: Path | None
+) -> PreTrainedModel:
+    """The model to train, new or as a checkpoint has it; with `lora`, a base model with adapters.
+
+    Raises:
+        ModelError: when the adapters' target modules are not there.
+    """
+    if lora is None:
+        return load_classifier(str(checkpoint or base_model), labels, pad_token_id)
+    model = load_classifier(base_model, labels, pad_token_id)
+    return add_adapters(model, lora) if checkpoint is None else load_adapters(model, checkpoint)
+
+
+def save_trainable(model: PreTrainedModel, folder: Path) -> None:
+    """Writes what `load_trainable` needs: the model, or of one with adapters these and the head."""
+    with quiet():
+        if isinstance(model, PreTrainedModel):
+            model.save_pretrained(folder)
+        else:  # peft's wrapper, which passes all else on to the model
+            save_adapters(model, folder)
 
 
 def load_classifier(folder: str, labels: Sequence[str], pad_token_id: int) -> PreTrainedModel:

@@ -21,8 +21,11 @@ from common.errors import PromotionError, RegistryError
 from common.location import filesystem, local_path
 from common.recipe import Recipe
 from common.registry import ONNX_FOLDER, ModelRegistry, ModelVersion
-from common.tokenised import PreparedData, read_split
+from common.tokenised import PreparedData, local_base_model, read_split
 from common.tracking import Tracker
+from tune import pretrained
+from tune.adapters import ADAPTER_CONFIG_FILE, merge
+from tune.checkpoint import MANIFEST_FILE, damage
 from tune.evaluation import (
     TRAINED_ON_FOLDER,
     answer,
@@ -110,7 +113,7 @@ class _Attempt:
         self, checkpoint: str, recipe_yaml: str, champion: ModelVersion | None, registered: ModelVersion | None
     ) -> Promotion:
         """Registers the candidate, unless an earlier attempt did, and says whether it is to be the champion."""
-        local = _local_checkpoint(checkpoint, self.work / "checkpoint")
+        local = self._whole_model(_local_checkpoint(checkpoint, self.work / "checkpoint"))
         validation = read_split(self.prepared, "validation")
         exported = export(
             local,
@@ -140,6 +143,15 @@ class _Attempt:
         gate = json.loads(json.dumps(asdict(verdict)))
         promoted = gate.pop("passed")
         return Promotion(self.recipe.registered_model, version, promoted, metrics, gate)
+
+    def _whole_model(self, checkpoint: Path) -> Path:
+        """The checkpoint, its adapters merged into the base model if it holds adapters."""
+        if not (checkpoint / ADAPTER_CONFIG_FILE).is_file():
+            return checkpoint
+        base = pretrained.load_classifier(
+            local_base_model(self.prepared), self.prepared.labels, self.prepared.pad_token_id
+        )
+        return merge(base, checkpoint, self.work / "merged")
 
     def _judge(self, candidate: Classifier, champion: ModelVersion | None) -> tuple[dict[str, float], Verdict]:
         """The test metrics and what the gate says; the use of the test split is on record before it is looked at."""
@@ -243,6 +255,9 @@ def _local_checkpoint(checkpoint: str, destination: Path) -> Path:
         destination.mkdir()
         pyarrow.fs.copy_files(path, str(destination), source_filesystem=files)
         folder = destination
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG_FILE)):
         raise PromotionError(f"{checkpoint} is not a checkpoint: it has no config.json; train again")
+    problem = damage(str(folder)) if (folder / MANIFEST_FILE).is_file() else None
+    if problem is not None:
+        raise PromotionError(f"checkpoint {checkpoint} was cut short ({problem}); train again")
     return folder

@@ -9,10 +9,14 @@ from ray.tune.experiment import Trial
 
 from common.errors import TrackingError
 from common.tracking import RunStatus, Tracker
+from tune.checkpoint import keep_only
 from tune.study import FAILURE, GROUP_CHECKPOINT, StudySearch, TrialRecord, is_better
 from tune.train_loop import METRICS
 
 logger = logging.getLogger(__name__)
+
+CONFIRMS_TAG = "tuneserve.confirms"
+"""MLflow tag of a run that confirms: the number of the trial whose configuration it repeats."""
 
 OnUpdate = Callable[[Sequence[TrialRecord]], None]
 
@@ -33,8 +37,12 @@ class TrialRecorder(ray.tune.Callback):
         optuna_trial = self._search.trial(trial.trial_id)
         run_id = optuna_trial.user_attrs.get("run_id")
         if run_id is None:
+            record = self._search.record(trial.trial_id)
             run_id = self._tracker.start(
-                f"trial-{optuna_trial.number}", params=optuna_trial.params, parent_run_id=self._parent_run_id
+                record.name,
+                params=record.settings,
+                tags={} if record.seed is None else {CONFIRMS_TAG: str(record.number)},
+                parent_run_id=self._parent_run_id,
             )
             optuna_trial.set_user_attr("run_id", run_id)
         elif trial.trial_id not in self._open_runs:
@@ -67,7 +75,13 @@ class TrialRecorder(ray.tune.Callback):
         self._record_checkpoint(trial.trial_id, checkpoint.path, trial.last_result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ends the trial's MLflow run."""
+        """Ends the trial's MLflow run; of its checkpoints the best stays."""
+        record = self._search.record(trial.trial_id)
+        if record.checkpoint is not None and GROUP_CHECKPOINT not in trial.last_result:
+            try:
+                keep_only(record.checkpoint)
+            except OSError as error:
+                logger.warning("the spare checkpoints of %s stay: %s", record.name, error)
         self._finish(trial.trial_id, "FAILED" if FAILURE in trial.last_result else "FINISHED")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -112,6 +126,8 @@ class TrialRecorder(ray.tune.Callback):
         optuna_trial = self._search.trial(trial_id)
         best = optuna_trial.user_attrs.get("best")
         if best is None or is_better(metric, float(metrics[metric]), best):
+            if best is not None:
+                optuna_trial.set_user_attr("second_checkpoint", optuna_trial.user_attrs.get("checkpoint"))
             optuna_trial.set_user_attr("best", float(metrics[metric]))
             optuna_trial.set_user_attr("checkpoint", path)
             optuna_trial.set_user_attr("best_epoch", int(metrics["epoch"]))

@@ -1,27 +1,26 @@
-"""From a recipe's search space to Optuna's distributions."""
+"""Drawing a trial's parameters from a recipe's search space, with Optuna."""
 
-from collections.abc import Mapping
+import optuna
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-
-from common.recipe import Range
+from common.search_range import Range
+from common.search_settings import Search
 
 
-def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:
-    """One Optuna distribution for each searched setting, in the recipe's order."""
-    return {name: _distribution(values) for name, values in space.items()}
+def draw(trial: optuna.Trial, search: Search) -> None:
+    """Draws the settings that are searched in this trial; what was drawn before, or is fixed by a point, stays."""
+    drawn: dict[str, int | float | str] = {}
+    for name in search.draw_order():
+        if search.space[name].applies(drawn):
+            drawn[name] = _suggest(trial, name, search.space[name])
 
 
-def _distribution(values: Range) -> BaseDistribution:
-    if values.log_uniform:
-        return FloatDistribution(*values.log_uniform, log=True)
-    if values.uniform:
-        return FloatDistribution(*values.uniform)
-    if values.integer:
-        return IntDistribution(*values.integer)
-    return CategoricalDistribution(values.bounds())
+def _suggest(trial: optuna.Trial, name: str, values: Range) -> int | float | str:
+    if values.is_continuous:
+        low, high = values.log_uniform or values.uniform or (0.0, 0.0)
+        return trial.suggest_float(name, low, high, log=values.log_uniform is not None)
+    whole = values.integer or values.log_integer
+    if whole is not None:
+        return trial.suggest_int(name, *whole, log=values.log_integer is not None)
+    chosen = trial.suggest_categorical(name, values.bounds())
+    assert chosen is not None, "no range holds None"
+    return chosen

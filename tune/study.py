@@ -5,7 +5,8 @@ state, and (as user attributes) its best checkpoint, its MLflow run and the reas
 driver, a new one continues from the study alone.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from common.metrics import direction
-from common.recipe import Search
-from tune.search_space import distributions
+from common.search_range import Point
+from common.search_settings import Search
+from tune.search_space import draw
 
 FAILURE = "failure"
 """Key of a result that ends a trial as failed, with the reason as its value."""
@@ -26,7 +28,24 @@ FAILURE = "failure"
 GROUP_CHECKPOINT = "checkpoint_path"
 """Key of a result that says where a Ray Train group stored the epoch's checkpoint: Tune does not keep those."""
 
+STARTING_POINT = "starting_point"
+"""User attribute of a trial whose parameters were given: the place in the list of points."""
+
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+CONFIRMS, SEED = "confirms", "seed"
+"""User attributes of a run that confirms: the number of the trial it repeats, and its fresh seed."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A configuration's metric over runs with fresh seeds, on the validation split."""
+
+    mean: float
+    spread: float | None
+    """Standard deviation over the seeds (n - 1); None of a single run."""
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,8 @@ class TrialRecord:
     number: int
     state: str
     """`running`, `complete`, `pruned` (stopped early by the scheduler) or `failed`."""
-    params: dict[str, float]
+    params: dict[str, int | float | str]
+    """The searched settings; where a condition does not hold, the recipe's value does."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the best epoch with a checkpoint so far."""
     history: tuple[dict[str, float], ...] = ()
@@ -44,8 +64,24 @@ class TrialRecord:
     checkpoint: str | None = None
     """Folder or URL of the best epoch's checkpoint."""
     latest_checkpoint: str | None = None
+    fallback_checkpoint: str | None = None
+    """Another one to continue from, should the latest be damaged: the best, or the best before that."""
     run_id: str | None = None
     failure: str | None = None
+    seed: int | None = None
+    """Of a run that confirms trial `number`: its fresh seed."""
+    confirmation: Confirmation | None = None
+    """How the configuration did with fresh seeds; None: it was not, or not fully, trained again."""
+
+    @property
+    def name(self) -> str:
+        """Names its MLflow run and its folder; unique in the sweep."""
+        return f"trial-{self.number}" if self.seed is None else f"trial-{self.number}-seed-{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, int | float | str]:
+        """What it is trained with in place of the recipe's settings."""
+        return self.params if self.seed is None else {**self.params, "seed": self.seed}
 
 
 def is_better(metric: str, candidate: float, than: float) -> bool:
@@ -70,10 +106,11 @@ class StudySearch(OptunaSearch):
     def __init__(self, search: Search, *, name: str, storage: JournalStorage, epochs: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._epochs = epochs
+        self._num_trials = search.num_trials
         # A resumed sampler with the first seed would suggest its start-up trials again (optuna issue 3255).
         seed = (search.seed + _num_trials(storage, name)) % 2**32
         super().__init__(
-            distributions(search.space),
+            functools.partial(draw, search=search),
             metric=search.metric,
             mode=direction(search.metric),
             # Optuna's default of 10 random trials would leave TPE out of a short sweep.
@@ -83,6 +120,14 @@ class StudySearch(OptunaSearch):
         )
         self.study: optuna.Study = cast("optuna.Study", self._ot_study)
         self._interrupted = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def start_from(self, points: Sequence[Point]) -> None:
+        """Has these points suggested first, each once, however often a sweep is resumed."""
+        trials = self.study.get_trials(deepcopy=False)
+        known = {trial.user_attrs.get(STARTING_POINT) for trial in trials}
+        for place, point in enumerate(points):
+            if place not in known:
+                self.study.enqueue_trial(dict(point), user_attrs={STARTING_POINT: place})
 
     def settle(self, finish_run: Callable[[str], None]) -> None:
         """Completes the trials whose training, but not their completion, an earlier driver saw to its end.
@@ -104,6 +149,11 @@ class StudySearch(OptunaSearch):
         """Trials that need no more work, failed ones included."""
         return len(self.study.get_trials(deepcopy=False, states=FINISHED))
 
+    @property
+    def num_missing(self) -> int:
+        """Trials still to be run, interrupted ones included."""
+        return self._num_trials - self.num_finished
+
     def trial(self, tune_trial_id: str) -> optuna.Trial:
         """The Optuna trial behind a Tune trial."""
         trial: optuna.Trial = self._ot_trials[tune_trial_id]
@@ -111,16 +161,20 @@ class StudySearch(OptunaSearch):
 
     def records(self) -> list[TrialRecord]:
         """All trials of the study, by number."""
-        return [_record(trial) for trial in self.study.get_trials(deepcopy=False)]
+        trials = self.study.get_trials(deepcopy=False)
+        return [_record(trial) for trial in trials if trial.state != TrialState.WAITING]
+
+    def record(self, tune_trial_id: str) -> TrialRecord:
+        """The trial behind a Tune trial."""
+        return _record(self._stored(self.trial(tune_trial_id)))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The parameters to try next; a trial that an earlier driver left unfinished comes first."""
         if self._interrupted:
             frozen = self._interrupted.pop(0)
             self._ot_trials[trial_id] = optuna.Trial(self.study, frozen._trial_id)
-            return _suggestion(_record(frozen))
         super().suggest(trial_id)
-        return _suggestion(_record(self._stored(self.trial(trial_id))))
+        return _suggestion(self.record(trial_id))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Reports an epoch's metric to the study; an epoch that a resumed trial repeats is reported once."""
@@ -175,18 +229,23 @@ def _num_trials(storage: JournalStorage, name: str) -> int:
 def _suggestion(record: TrialRecord) -> dict[str, Any]:
     """What a trial is started with (see `tune.trial.run_trial`)."""
     return {
-        "params": record.params,
-        "number": record.number,
-        "resume_from": record.latest_checkpoint,
+        "params": record.settings,
+        "name": record.name,
+        "resume_from": [c for c in (record.latest_checkpoint, record.fallback_checkpoint) if c is not None],
         "reported_epochs": [int(epoch["epoch"]) for epoch in record.history],
     }
+
+
+def _fallback(attributes: Mapping[str, Any]) -> str | None:
+    best: str | None = attributes.get("checkpoint")
+    return attributes.get("second_checkpoint") if best == attributes.get("latest_checkpoint") else best
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
     attributes: Mapping[str, Any] = trial.user_attrs
     history: Mapping[str, dict[str, float]] = attributes.get("history", {})
     return TrialRecord(
-        number=trial.number,
+        number=attributes.get(CONFIRMS, trial.number),
         state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
         params=dict(trial.params),
         # Of the epoch that the checkpoint is of: an epoch whose checkpoint was lost cannot be promoted.
@@ -194,6 +253,8 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         history=tuple(history.values()),
         checkpoint=attributes.get("checkpoint"),
         latest_checkpoint=attributes.get("latest_checkpoint"),
+        fallback_checkpoint=_fallback(attributes),
         run_id=attributes.get("run_id"),
         failure=attributes.get(FAILURE),
+        seed=attributes.get(SEED),
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,14 @@ from transformers import PreTrainedModel
 
 from common.metrics import accuracy_of, confusion_matrix, macro_f1_of
 from tune.batches import Rows, TokenisedTexts, epoch_batches, share, sorted_batches
+from tune.checkpoint import STATE_FILE, seal
 from tune.data_parallel import Worker
 from tune.precision import Precision, compute_dtype
-from tune.pretrained import load_classifier
-from tune.quiet import quiet
+from tune.pretrained import load_trainable, save_trainable
 from tune.vocabulary import all_rows, keep_used_rows
+
+if TYPE_CHECKING:
+    from common.recipe import Lora
 
 METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "tokens_per_s", "samples_per_s", "seconds")
 """What `train` reports each epoch, beside `epoch`: losses are mean cross-entropy, `loss`, `accuracy` and `macro_f1`
@@ -42,7 +46,6 @@ PREDICTION_BATCH = 64
 STEPS_BETWEEN_CHECKS = 50
 """Looking at the loss makes the host wait for a GPU, so it is looked at rarely."""
 
-STATE_FILE = "trainer_state.pt"
 HISTORY_FILE = "history.json"
 
 
@@ -76,6 +79,8 @@ class TrainLoopConfig:
     """CPU threads; None leaves torch's setting."""
     use_gpu: bool | None = None
     """Train on a GPU; None: if there is one."""
+    lora: "Lora | None" = None
+    """Train adapters of this shape and the head; None: the whole model."""
 
 
 def train(config: TrainLoopConfig, report: Report, resume_from: Path | None = None) -> None:
@@ -144,7 +149,9 @@ class _Run:
         self.training = TokenisedTexts.open(Path(config.data_folder) / "train.arrow")
         self.validation = TokenisedTexts.open(Path(config.data_folder) / "validation.arrow")
         torch.manual_seed(config.seed)  # a new head
-        self.model = load_classifier(str(checkpoint or config.base_model), config.labels, config.pad_token_id)
+        self.model = load_trainable(
+            config.base_model, config.labels, config.pad_token_id, lora=config.lora, checkpoint=checkpoint
+        )
         keep_used_rows(self.model, self._used_tokens())
         self.model.to(self.worker.device)  # type: ignore[arg-type]
         self.replica = self.worker.replicate(self.model)
@@ -183,13 +190,14 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; after the last epoch nothing is left to resume."""
-        with quiet(), all_rows(self.model):
-            self.model.save_pretrained(folder)
+        with all_rows(self.model):
+            save_trainable(self.model, folder)
         shutil.copytree(Path(self.config.data_folder) / "tokenizer", folder, dirs_exist_ok=True)
         (folder / HISTORY_FILE).write_text(json.dumps(self.history))
         if len(self.history) < self.config.epochs:
             state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
             torch.save(state, folder / STATE_FILE)
+        seal(folder)
 
     def _used_tokens(self) -> torch.Tensor:
         """(V,) whether each token occurs in a text or pads one."""

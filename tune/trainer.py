@@ -1,6 +1,7 @@
 """One fine-tuning under Ray Train: data-parallel, retried, resumed by its name."""
 
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow.fs
 import ray
 import ray.exceptions
 import ray.train
@@ -23,10 +25,13 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from common.cluster import resources
 from common.errors import ClusterError, InputError, TrainingError
 from common.metrics import direction
-from common.recipe import Train
+from common.recipe import Lora, Train
 from common.tokenised import PreparedData, local_base_model, local_folder
+from tune.checkpoint import damage_on
 from tune.epoch_relay import EpochInbox, EpochRelay
 from tune.train_loop import HISTORY_FILE, TrainLoopConfig, train
+
+logger = logging.getLogger(__name__)
 
 OnReport = Callable[[dict[str, float]], None]
 
@@ -60,7 +65,9 @@ class TrainResult:
     """Training and validation, over all attempts that count."""
 
 
-def loop_config(prepared: PreparedData, settings: Train, num_threads: int | None) -> TrainLoopConfig:
+def loop_config(
+    prepared: PreparedData, settings: Train, num_threads: int | None, lora: Lora | None = None
+) -> TrainLoopConfig:
     """What the train loop needs on this machine; fetches the prepared data here if they are elsewhere."""
     return TrainLoopConfig(
         data_folder=str(local_folder(prepared)),
@@ -68,6 +75,7 @@ def loop_config(prepared: PreparedData, settings: Train, num_threads: int | None
         labels=prepared.labels,
         pad_token_id=prepared.pad_token_id,
         num_threads=num_threads,
+        lora=lora,
         **settings.model_dump(exclude={"num_workers", "gpus_per_worker"}),
     )
 
@@ -87,6 +95,7 @@ def fit(
     cpus_per_worker: int,
     on_report: OnReport,
     use_gpu: bool,
+    lora: Lora | None = None,
 ) -> TrainResult:
     """Fine-tunes with Ray Train on the cluster that this process is connected to.
 
@@ -102,6 +111,7 @@ def fit(
         storage_path: Absolute path or URI that all nodes can write to.
         cpus_per_worker: CPUs and threads of a worker.
         on_report: Called here as each epoch ends, with what the train loop reported; not for epochs of earlier calls.
+        lora: Of the adapters to train; None trains the whole model.
         use_gpu: Whether workers hold `settings.gpus_per_worker` GPUs each.
 
     Raises:
@@ -121,6 +131,7 @@ def fit(
                 "prepared_uri": prepared.uri,
                 "settings": settings.model_copy(update={"use_gpu": use_gpu}).model_dump(),
                 "num_threads": cpus_per_worker,
+                "lora": lora and lora.model_dump(),
             },
             scaling_config=ScalingConfig(
                 num_workers=_num_workers(settings), use_gpu=use_gpu, resources_per_worker=per_worker
@@ -129,9 +140,9 @@ def fit(
                 name=run_name,
                 storage_path=storage_path,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_STARTS),
-                # Ray keeps the last checkpoint beside the best one.
+                # Ray keeps the last checkpoint beside the best ones; should it be damaged, the one before is there.
                 checkpoint_config=CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute=metric, checkpoint_score_order=direction(metric)
+                    num_to_keep=2, checkpoint_score_attribute=metric, checkpoint_score_order=direction(metric)
                 ),
                 callbacks=[EpochRelay(Path(folder))],  # type: ignore[list-item]  # internal callbacks are taken too
             ),
@@ -182,8 +193,9 @@ def _train_worker(task: dict[str, Any]) -> str | None:
     """Runs in each worker. Returns why training cannot work: raising would make Ray try the same again."""
     try:
         prepared = PreparedData.load(task["prepared_uri"])
-        config = loop_config(prepared, Train.model_validate(task["settings"]), task["num_threads"])
-        checkpoint = ray.train.get_checkpoint()
+        lora = task["lora"] and Lora.model_validate(task["lora"])
+        config = loop_config(prepared, Train.model_validate(task["settings"]), task["num_threads"], lora)
+        checkpoint = _newest_whole(ray.train.get_checkpoint())
         with ExitStack() as stack:
             folder = Path(stack.enter_context(checkpoint.as_directory())) if checkpoint else None
             train(config, _report, folder)
@@ -193,6 +205,21 @@ def _train_worker(task: dict[str, Any]) -> str | None:
         if ray.train.get_context().get_world_size() > 1:
             raise  # the others would wait for this worker until they time out
         return str(error)
+    return None
+
+
+def _newest_whole(latest: ray.train.Checkpoint | None) -> ray.train.Checkpoint | None:
+    """The latest checkpoint, or the newest one before it that was not cut short; all workers find the same."""
+    if latest is None or latest.filesystem is None:
+        return latest
+    run, _, name = latest.path.rpartition("/")
+    folders = latest.filesystem.get_file_info(pyarrow.fs.FileSelector(run, allow_not_found=True))
+    earlier = sorted((info.path for info in folders if "epoch-" < info.base_name < name), reverse=True)
+    for path in [latest.path, *earlier]:
+        problem = damage_on(latest.filesystem, path)
+        if problem is None:
+            return ray.train.Checkpoint(path, latest.filesystem)
+        logger.warning("checkpoint %s is not whole (%s)", path, problem)
     return None
 
 
@@ -271,7 +298,10 @@ def _stored_result(location: str) -> Result | None:
         result = Result.from_path(location)
     except RuntimeError:  # no such folder, or no snapshot in it
         return None
-    return result if result.checkpoint else None
+    last = result.checkpoint
+    if last is None or last.filesystem is None or damage_on(last.filesystem, last.path) is not None:
+        return None  # nothing was reported, or what was is damaged: the workers look for the one before
+    return result
 
 
 def _history(result: Result) -> tuple[dict[str, float], ...]:

@@ -6,7 +6,7 @@ trial). A trial of several workers starts a Ray Train group from there. Both rep
 
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Any
 import ray.tune
 import torch
 
-from common.recipe import Train
+from common.recipe import Lora, Train, apply_params
 from common.tokenised import PreparedData
 from tune.allocation import Allocation
+from tune.checkpoint import damage_on, first_whole
 from tune.study import FAILURE, GROUP_CHECKPOINT
 from tune.train_loop import train
 from tune.trainer import checkpoint_uri, fit, loop_config
@@ -31,6 +32,7 @@ class TrialTask:
 
     prepared_uri: str
     settings: Train
+    lora: Lora | None
     metric: str
     allocation: Allocation
     groups_path: str
@@ -44,14 +46,14 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
     process stays warm for the next trial. Tune's own retries are for processes and nodes that die.
     """
     try:
-        settings = Train.model_validate(task.settings.model_dump() | config["params"])
+        settings, lora = apply_params(task.settings, task.lora, config["params"])
         prepared = PreparedData.load(task.prepared_uri)
         if task.allocation.num_workers == 1:
-            _train_here(settings, prepared, task, config["resume_from"])
+            _train_here(settings, lora, prepared, task, config["resume_from"])
         else:
-            _train_in_group(settings, prepared, task, f"trial-{config['number']}", config["reported_epochs"])
+            _train_in_group(settings, lora, prepared, task, config["name"], config["reported_epochs"])
     except Exception as error:
-        logger.warning("trial %s failed", config["number"], exc_info=True)
+        logger.warning("%s failed", config["name"], exc_info=True)
         ray.tune.report({FAILURE: f"{type(error).__name__}: {error}".splitlines()[0]})
     finally:
         gc.collect()
@@ -59,22 +61,43 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
             torch.cuda.empty_cache()
 
 
-def _train_here(settings: Train, prepared: PreparedData, task: TrialTask, resume_from: str | None) -> None:
+def _train_here(
+    settings: Train, lora: Lora | None, prepared: PreparedData, task: TrialTask, resume_from: Sequence[str]
+) -> None:
     def report(metrics: dict[str, float], folder: Path | None) -> None:
         checkpoint = ray.tune.Checkpoint.from_directory(folder) if folder else None
         ray.tune.report(metrics, checkpoint=checkpoint)
 
     with ExitStack() as stack:
-        checkpoint = ray.tune.get_checkpoint()  # set when Tune itself restarts the trial after a lost process
-        if checkpoint is None and resume_from is not None:
-            checkpoint = ray.tune.Checkpoint(resume_from)
+        checkpoint = _checkpoint_to_continue(resume_from)
         folder = stack.enter_context(checkpoint.as_directory()) if checkpoint else None
-        config = loop_config(prepared, settings, num_threads=task.allocation.cpus_per_worker)
+        config = loop_config(prepared, settings, num_threads=task.allocation.cpus_per_worker, lora=lora)
         train(config, report, Path(folder) if folder else None)
 
 
+def _checkpoint_to_continue(resume_from: Sequence[str]) -> ray.tune.Checkpoint | None:
+    """The newest whole checkpoint: Tune's own, when it restarts the trial after a lost process, or a stored one."""
+    current: ray.tune.Checkpoint | None = ray.tune.get_checkpoint()
+    if current is not None:
+        problem = damage_on(current.filesystem, current.path)
+        if problem is None:
+            return current
+        logger.warning("checkpoint %s is not whole (%s)", current.path, problem)
+    found, problems = first_whole(resume_from)
+    for line in problems:
+        logger.warning(line)
+    if found is None and (problems or current is not None):
+        logger.warning("no checkpoint is whole: the trial starts anew")
+    return ray.tune.Checkpoint(found) if found else None
+
+
 def _train_in_group(
-    settings: Train, prepared: PreparedData, task: TrialTask, run_name: str, reported_epochs: list[int]
+    settings: Train,
+    lora: Lora | None,
+    prepared: PreparedData,
+    task: TrialTask,
+    run_name: str,
+    reported_epochs: list[int],
 ) -> None:
     reported = set(reported_epochs)
 
@@ -92,6 +115,7 @@ def _train_in_group(
         cpus_per_worker=task.allocation.cpus_per_worker,
         use_gpu=task.allocation.use_gpu,
         on_report=report,
+        lora=lora,
     )
     # What an earlier driver's group had stored when that driver ended, but not reported.
     for metrics in result.history:

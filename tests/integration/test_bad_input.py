@@ -54,6 +54,12 @@ def labelled(*labels: str) -> str:
         (["model.base=./no-such-folder"], "no-such-folder"),
         (["search.space.learning_rate.log_uniform=[1.0e-3, 1.0e-5]"], "swap them"),
         (["train.num_workers=64"], "train.num_workers 64"),
+        (["search.max_concurrent=64"], "search.max_concurrent 64 is more than the cluster holds: 4 trial(s)"),
+        (["model.lora={target_modules: [q_proj]}"], "'q_proj'; there are: query, key, value, dense"),
+        (["search.num_trials=0"], "search.num_trials: input should be greater than 0"),
+        (["search.space={}"], "names no setting to search"),
+        (["search.metric=f2"], "'accuracy', 'macro_f1' or 'loss'"),
+        (["search.warm_start=never-run"], "has no finished sweep 'never-run'"),
     ],
 )
 def test_wrong_settings(

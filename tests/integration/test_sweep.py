@@ -13,6 +13,7 @@ from scripts.job import Job
 from scripts.steps import prepare_data
 from tests.small_job import small_job
 from tune.allocation import Allocation
+from tune.checkpoint import damage
 from tune.study import TrialRecord, journal
 from tune.sweep import OnUpdate, SweepResult, study_file, sweep
 
@@ -101,6 +102,57 @@ def test_a_driver_that_ends_midway_is_continued_without_repeating_or_losing_a_tr
     assert {entry.info.status for entry in runs} == {"FINISHED"}
 
 
+def test_the_best_are_trained_again_with_fresh_seeds_and_a_kill_in_between_repeats_nothing(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=2", "train.epochs=1", "search.confirm={top: 2, seeds: 2}")
+
+    def stop_after_one(records: Sequence[TrialRecord]) -> None:
+        if any(record.state == "complete" for record in records if record.seed is not None):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(job, stop_after_one)
+    numbers = {entry.info.run_id for entry in runs_of(job)}
+    result = run(job)
+    assert len(result.trials) == 2
+    assert {(entry.number, entry.seed) for entry in result.confirm_runs} == {(0, 1), (0, 2), (1, 1), (1, 2)}
+    assert {entry.state for entry in result.confirm_runs} == {"complete"}
+    means = [trial.confirmation.mean for trial in result.trials if trial.confirmation]
+    assert means == sorted(means, reverse=True)
+    assert len(means) == 2
+    assert (result.best.number, result.best.seed in (1, 2)) == (result.trials[0].number, True)
+    assert result.best.checkpoint is not None
+    runs = {entry.info.run_id: entry for entry in runs_of(job)}
+    assert numbers <= set(runs)
+    confirming = [entry for entry in runs.values() if "tuneserve.confirms" in entry.data.tags]
+    assert {entry.data.tags["mlflow.parentRunId"] for entry in confirming} == {result.run_id}
+    assert (len(confirming), len(runs)) == (4, 7)
+    assert {entry.info.status for entry in runs.values()} == {"FINISHED"}
+
+
+def test_a_trial_whose_newest_checkpoint_was_cut_short_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=1", "train.epochs=4")
+
+    def stop_in_the_third_epoch(records: Sequence[TrialRecord]) -> None:
+        if any(len(record.history) == 3 for record in records):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(job, stop_in_the_third_epoch)
+    (before,) = _records(job)
+    assert before.latest_checkpoint is not None
+    assert before.fallback_checkpoint is not None
+    weights = Path(before.latest_checkpoint, "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+    (after,) = run(job).trials
+    assert (after.state, len(after.history)) == ("complete", 4)
+    assert after.history[0] == before.history[0]  # its seconds too: the first epoch was not trained again
+    assert after.history[1]["seconds"] != before.history[1]["seconds"]
+    assert after.history[1]["loss"] == pytest.approx(before.history[1]["loss"])
+    assert after.checkpoint is not None
+    assert damage(after.checkpoint) is None
+
+
 def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path: Path) -> None:
     # Both choices are tried: the first of them cannot but overflow.
     job = small_job(
@@ -117,7 +169,7 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path:
 
 
 def test_a_time_budget_ends_the_sweep_and_leaves_no_run_open(tmp_path: Path) -> None:
-    job = small_job(tmp_path, "search.time_budget_s=15", "train.epochs=500", "search.num_trials=2")
+    job = small_job(tmp_path, "search.time_budget_s=25", "train.epochs=500", "search.num_trials=2")
     result = run(job)
     assert {trial.state for trial in result.trials} <= {"pruned", "failed"}
     assert result.best.metrics
@@ -141,7 +193,7 @@ def test_trials_of_two_workers_train_in_groups(tmp_path: Path) -> None:
 
 def test_a_sweep_is_not_continued_with_another_recipe(tmp_path: Path) -> None:
     run(small_job(tmp_path, "search.num_trials=1", "train.epochs=1"))
-    with pytest.raises(InputError, match="started with another recipe"):
+    with pytest.raises(InputError, match=r"started with another recipe:\n  train.epochs: 1 -> 2\n"):
         run(small_job(tmp_path, "search.num_trials=2", "train.epochs=2"))
     assert len(run(small_job(tmp_path, "search.num_trials=2", "train.epochs=1")).trials) == 2
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from common.errors import ClusterError, TrainingError
-from common.recipe import Train
+from common.recipe import Lora, Train
 from tests.training_data import prepared_data, write_base_model, write_data
+from tune.checkpoint import damage
 from tune.train_loop import train
 from tune.trainer import TrainResult, checkpoint_uri, fit, loop_config
 
@@ -59,7 +60,7 @@ def alive_workers():
     return [actor.pid for actor in ray.util.state.list_actors(here, filters=filters)]
 
 
-def test_two_workers_train_like_one_and_keep_the_best_and_the_last_checkpoint(cluster, prepared, tmp_path):
+def test_two_workers_train_like_one_and_keep_the_two_best_and_the_last_checkpoint(cluster, prepared, tmp_path):
     settings = Train(**SETTINGS, epochs=4, num_workers=2)
     reports = []
     result = run(prepared, settings, tmp_path, reports.append, metric="accuracy")
@@ -70,7 +71,8 @@ def test_two_workers_train_like_one_and_keep_the_best_and_the_last_checkpoint(cl
     assert result.checkpoint == checkpoint_uri(str(tmp_path), "run", best["epoch"])
     assert load_file(f"{result.checkpoint}/model.safetensors")
     kept = {folder.name for folder in (tmp_path / "run").glob("epoch-*")}
-    assert kept == {f"epoch-{int(best['epoch']):04d}", "epoch-0004"}
+    assert {f"epoch-{int(best['epoch']):04d}", "epoch-0004"} <= kept
+    assert len(kept) <= 3
 
 
 def test_an_interrupted_run_continues_and_a_finished_one_returns_at_once(cluster, prepared, tmp_path):
@@ -90,6 +92,37 @@ def test_an_interrupted_run_continues_and_a_finished_one_returns_at_once(cluster
     assert 2 < reports[0]["epoch"] <= 12
     assert curve(result.history) == expected_curve(prepared, settings)
     assert run(prepared, settings, tmp_path, lambda metrics: pytest.fail("trained again")) == result
+
+
+def test_a_run_whose_last_checkpoint_was_cut_short_goes_on_from_the_one_before(cluster, prepared, tmp_path):
+    settings = Train(**SETTINGS, epochs=3)
+    whole = run(prepared, settings, tmp_path)
+    weights = tmp_path / "run" / "epoch-0003" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    reports = []
+    result = run(prepared, settings, tmp_path, reports.append)
+    assert [metrics["epoch"] for metrics in reports] == [3]
+    assert curve(result.history) == [pytest.approx(metrics, rel=1e-4) for metrics in curve(whole.history)]
+    assert damage(str(tmp_path / "run" / "epoch-0003")) is None
+
+
+def test_two_workers_train_the_same_adapters_as_one(cluster, prepared, tmp_path):
+    lora = Lora(r=2)
+    alone = []
+    settings = Train(**SETTINGS, epochs=2, num_workers=2)
+    train(loop_config(prepared, settings, 1, lora), lambda metrics, folder: alone.append(metrics))
+    result = fit(
+        prepared,
+        settings,
+        metric="loss",
+        run_name="run",
+        storage_path=str(tmp_path),
+        cpus_per_worker=1,
+        on_report=lambda metrics: None,
+        use_gpu=False,
+        lora=lora,
+    )
+    assert curve(result.history) == [pytest.approx(metrics, rel=1e-4) for metrics in curve(alone)]
 
 
 def test_a_killed_worker_is_replaced_and_training_goes_on_from_the_checkpoint(cluster, prepared, tmp_path):

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from common.cluster import Node, Resources
 from common.errors import ClusterError
-from common.recipe import NumWorkers, Search, Train
+from common.recipe import NumWorkers, Train
+from common.search_settings import Search
 from tune.allocation import allocate
 
 
@@ -44,6 +45,12 @@ def test_a_fraction_of_a_gpu_packs_trials() -> None:
 
 def test_the_recipe_limits_concurrency() -> None:
     assert allocate(Train(), cluster((8, 0)), Search(max_concurrent=3)).max_concurrent == 3
+
+
+def test_more_trials_at_once_than_the_cluster_holds_are_refused_with_both_numbers() -> None:
+    with pytest.raises(ClusterError, match=r"max_concurrent 5 is more than the cluster holds: 4 trial\(s\)"):
+        allocate(workers(2), cluster((8, 0)), Search(max_concurrent=5))
+    assert allocate(workers(2), cluster((8, 0)), Search(max_concurrent=4)).max_concurrent == 4
 
 
 def test_workers_that_do_not_fit_are_refused_with_what_there_is() -> None:

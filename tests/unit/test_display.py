@@ -9,7 +9,7 @@ from rich.console import Console
 
 from common.data_checks import Finding
 from scripts import display
-from scripts.display import SweepView, leaderboard_table, show_findings, step
+from scripts.display import leaderboard_table, show_findings, step
 from tune.study import TrialRecord
 
 
@@ -31,43 +31,6 @@ def record(number: int, *accuracies: float, state: str = "running", failure: str
     history = tuple({"epoch": n, "accuracy": a, "loss": 1 - a} for n, a in enumerate(accuracies, start=1))
     metrics = max(history, key=lambda epoch: epoch["accuracy"], default={})
     return TrialRecord(number, state, {"learning_rate": 1e-3}, metrics, history, failure=failure)
-
-
-def test_off_a_terminal_every_change_is_one_line_and_is_said_once(shown: io.StringIO) -> None:
-    with SweepView(2, "accuracy") as view:
-        view.update([record(0)])
-        view.update([record(0)])
-        view.update([record(0, 0.5), record(1)])
-        view.update([record(0, 0.5, state="complete"), record(1)])
-
-    lines = shown.getvalue().splitlines()
-    changes = [re.search(r"trial (\d+) +(\w+)", line) for line in lines]
-    assert [change and change.groups() for change in changes] == [
-        ("0", "running"),
-        ("0", "running"),
-        ("1", "running"),
-        ("0", "complete"),
-    ]
-    assert lines[1].endswith("learning_rate=0.001  epoch 1 accuracy 0.5000 loss 0.5000")
-
-
-def test_a_failed_trial_is_shown_with_its_reason(shown: io.StringIO) -> None:
-    SweepView(1, "accuracy").update([record(0, state="failed", failure="loss is [nan]")])
-
-    assert "failed   (loss is [nan]) learning_rate=0.001" in shown.getvalue()
-
-
-@pytest.mark.parametrize(("metric", "best"), [("accuracy", "accuracy 0.9000"), ("loss", "loss 0.1000")])
-def test_on_a_terminal_running_trials_come_first_below_the_best_value(
-    metric: str, best: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown = replace_console(monkeypatch, is_terminal=True)
-
-    with SweepView(3, metric) as view:
-        view.update([record(0, 0.9, state="complete"), record(1, 0.5)])
-
-    assert f"1 running, 1 complete of 3 trials   best {best}" in shown.getvalue()
-    assert re.findall(r"^ +(\d) +(?:running|complete)", shown.getvalue(), re.MULTILINE)[-2:] == ["1", "0"]
 
 
 def test_the_leaderboard_keeps_its_order_and_says_how_many_it_leaves_out(shown: io.StringIO) -> None:

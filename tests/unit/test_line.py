@@ -47,7 +47,8 @@ class Steps:
         if self.sweep_error:
             raise self.sweep_error
         result = {"sweep_id": sweep_id, "trials": [], "best": {"run_id": self.winner}, "seconds": 1.0}
-        write_json(join(job.runs, sweep_id, "result.json"), {**result, "num_trials": job.recipe.search.num_trials})
+        recipe = {"recipe": job.recipe.model_dump(mode="json"), "num_trials": job.recipe.search.num_trials}
+        write_json(join(job.runs, sweep_id, "result.json"), {**result, **recipe})
 
     def promote(self, job: Job, run: dict[str, Any]) -> dict[str, Any]:
         self.started.append(f"promote {run['best']['run_id']}")

@@ -78,14 +78,28 @@ def test_mistakes_of_file_and_overrides_come_in_one_report(tmp_path: Path) -> No
         (MINIMAL + "search: {space: {lr: {fixed: 1}}}\n", "space.lr cannot be searched"),
         (
             MINIMAL + "search: {space: {batch_size: {uniform: [16, 32]}}}\n",
-            "uniform draws fractions; use int or choice",
+            "uniform draws fractions; use int, log_int or choice",
         ),
         (MINIMAL + "search: {space: {epochs: {log_uniform: [1, 4]}}}\n", "space.epochs takes whole numbers"),
         (MINIMAL + "registry: {model: team/spam}\n", "'team/spam' cannot be registered"),
         (MINIMAL + "registry: {model: 'a:b'}\n", "holds no '/' or ':'"),
         (MINIMAL + "registry: {model: ' '}\n", "line 4: registry.model: ' ' cannot be registered"),
         (MINIMAL + "registry: {model: ''}\n", "'' cannot be registered"),
-        (MINIMAL + "search: {space: {}}\n", "search.space"),
+        (MINIMAL + "search: {space: {}}\n", "line 4: search: space names no setting to search"),
+        (MINIMAL + "search: {space: {precision: {choice: [fp32, fp8]}}}\n", "space.precision holds fp8"),
+        (
+            MINIMAL + "search: {space: {lora.r: {choice: [4]}}}\n",
+            "the recipe has no model.lora; add `lora: {}` to model",
+        ),
+        (
+            MINIMAL.replace("bert}", "bert, lora: {}}") + "search: {space: {lora.r: {uniform: [1, 4]}}}\n",
+            "whole numbers",
+        ),
+        (MINIMAL.replace("bert}", "bert, lora: {}}") + "search: {space: {lora.r: {choice: [0]}}}\n", "lora.r holds 0"),
+        (MINIMAL + "search: {metric: f2}\n", "search.metric: input should be 'accuracy', 'macro_f1' or 'loss'"),
+        (MINIMAL + "search: {num_trials: 0}\n", "search.num_trials: input should be greater than 0 (given: 0)"),
+        (MINIMAL + "search: {warm_start: [3]}\n", "search.warm_start: should be the name of an earlier sweep"),
+        (MINIMAL + "search: {warm_start: [{batch_size: 64}]}\n", "point 1: batch_size 64 lies outside search.space"),
         (MINIMAL + "search: {space: {epochs: {fixed: 1, choice: [2]}}}\n", "exactly one of"),
         (MINIMAL + "train: {num_workers: {min: 3, max: 2}}\n", "swap them"),
         (MINIMAL + "train: {num_workers: 2, gpus_per_worker: 0.5}\n", "NCCL refuses"),
@@ -173,6 +187,17 @@ def test_a_registered_models_name_may_hold_what_mlflow_allows(tmp_path: Path) ->
 def test_overrides_reach_into_the_search_space(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL), ["search.space.epochs.int=[1, 4]"])
     assert recipe.search.space["epochs"].integer == (1, 4)
+    conditional = load_recipe(
+        write(tmp_path, MINIMAL),
+        ["search.space.epochs={int: [1, 4], when: {batch_size: [16]}}", "search.space.batch_size.fixed=16"],
+    )
+    assert conditional.search.space["epochs"].when == {"batch_size": (16,)}
+
+
+def test_starting_points_survive_a_round_trip(tmp_path: Path) -> None:
+    for start in ("[{batch_size: 16, learning_rate: 1e-4}]", "an-earlier-sweep"):
+        recipe = load_recipe(write(tmp_path, MINIMAL), [f"search.warm_start={start}"])
+        assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers()))))

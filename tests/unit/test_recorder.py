@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from common.errors import TrackingError
-from common.recipe import Range, Search
+from common.search_range import Range
+from common.search_settings import Search
 from tune.recorder import TrialRecorder
 from tune.study import FAILURE, StudySearch, journal
 
@@ -99,3 +100,26 @@ def test_the_best_checkpoint_is_that_of_the_best_epoch_and_the_latest_that_of_th
     (record,) = study.records()
     assert (record.checkpoint, record.latest_checkpoint) == ("/checkpoint-2", "/checkpoint-3")
     assert record.metrics["accuracy"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "fallback"),
+    [
+        ((0.5,), None),
+        ((0.5, 0.9), "/checkpoint-1"),
+        ((0.5, 0.9, 0.8), "/checkpoint-2"),
+        ((0.5, 0.4, 0.9), "/checkpoint-1"),
+    ],
+)
+def test_beside_the_latest_checkpoint_one_that_tune_keeps_is_known(
+    accuracies: tuple[float, ...], fallback: str | None, study: StudySearch
+) -> None:
+    """Tune keeps the two best and the latest."""
+    recorder = TrialRecorder(study, FakeTracker(), "parent", lambda records: None)  # type: ignore[arg-type]
+    trial: Any = SimpleNamespace(trial_id="a", last_result={})
+    recorder.on_trial_start(0, [], trial)
+    for number, accuracy in enumerate(accuracies, start=1):
+        trial.last_result = epoch(number, accuracy)
+        recorder.on_checkpoint(0, [], trial, SimpleNamespace(path=f"/checkpoint-{number}"))  # type: ignore[arg-type]
+    (record,) = study.records()
+    assert record.fallback_checkpoint == fallback

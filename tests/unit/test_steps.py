@@ -16,7 +16,7 @@ from common.recipe import Recipe
 from common.storage import read_json
 from common.tokenised import PreparedData
 from common.tracking import Tracker
-from scripts import steps
+from scripts import plan, steps
 from scripts.job import Job
 from tests.small_job import small_job
 from tune.promote import Promotion
@@ -30,7 +30,7 @@ EPOCH = dict.fromkeys(("train_loss", "loss", "accuracy", "macro_f1", "tokens_per
 def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TUNESERVE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(steps, "this_machine", lambda: MACHINE)
+    monkeypatch.setattr(plan, "this_machine", lambda: MACHINE)
 
 
 def test_check_tells_rows_labels_findings_and_the_plan_and_writes_nothing(tmp_path: Path) -> None:

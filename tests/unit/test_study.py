@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from common.recipe import Range, Search
+from common.search_range import Range
+from common.search_settings import Search
 from tune.study import FAILURE, StudySearch, journal
 
 SEARCH = Search(num_trials=6, space={"learning_rate": Range(log_uniform=(1e-5, 1e-3))})
@@ -71,12 +72,12 @@ def test_an_interrupted_trial_is_suggested_again_first_with_its_checkpoint(tmp_p
 
     after = open_study(tmp_path)
     again = after.suggest("c")
-    assert again == {**suggested, "resume_from": "/checkpoints/a/1"}
+    assert again == {**suggested, "resume_from": ["/checkpoints/a/1"]}
     after.on_trial_complete("c", report(after, "c", 0.5, 0.6, 0.7))
     assert states(after) == ["complete", "complete"]
     new = after.suggest("d")
     assert new is not None
-    assert new["number"] == 2
+    assert new["name"] == "trial-2"
 
 
 def test_a_trial_cut_off_after_its_last_epoch_is_complete_and_not_repeated(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_trial_cut_off_after_its_last_epoch_is_complete_and_not_repeated(tmp_p
     assert states(after) == ["complete"]
     suggested = after.suggest("b")
     assert suggested is not None
-    assert suggested["number"] == 1
+    assert suggested["name"] == "trial-1"
 
 
 def test_a_trial_whose_last_checkpoint_was_not_recorded_trains_its_last_epoch_again(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_trial_whose_last_checkpoint_was_not_recorded_trains_its_last_epoch_ag
     after.settle(lambda run_id: pytest.fail("its last checkpoint is missing"))
     again = after.suggest("b")
     assert again is not None
-    assert (again["number"], again["resume_from"]) == (0, "/checkpoints/a/2")
+    assert (again["name"], again["resume_from"]) == ("trial-0", ["/checkpoints/a/2"])
     after.on_trial_complete("b", epoch(3, 0.7))
     assert states(after) == ["complete"]
 
@@ -159,3 +160,28 @@ def test_a_trial_is_ranked_by_the_epoch_of_its_checkpoint(metric: str, best: flo
     assert study.records()[0].metrics == {}  # of no epoch is there a checkpoint
     study.trial("a").set_user_attr("best_epoch", 2)
     assert study.records()[0].metrics[metric] == pytest.approx(best)
+
+
+def test_starting_points_come_first_and_once_however_often_the_sweep_is_resumed(tmp_path: Path) -> None:
+    points = [{"learning_rate": 2e-4}, {"learning_rate": 5e-4}]
+    for _ in range(2):
+        study = open_study(tmp_path)
+        study.start_from(points)
+    assert study.records() == []  # what waits is not a trial yet
+    suggested = [study.suggest(name) for name in "abc"]
+    rates = [entry["params"]["learning_rate"] for entry in suggested if entry is not None]
+    assert rates[:2] == [2e-4, 5e-4]
+    assert rates[2] not in rates[:2]
+    study.on_trial_complete("a", report(study, "a", 0.5, 0.6, 0.7))
+    assert study.num_missing == SEARCH.num_trials - 1
+
+
+def test_an_interrupted_trial_whose_parameters_were_not_all_drawn_is_drawn_to_the_end(tmp_path: Path) -> None:
+    search = Search(space={"learning_rate": Range(log_uniform=(1e-5, 1e-3)), "batch_size": Range(choice=(16, 32))})
+    before = open_study(tmp_path, search)
+    before.study.ask().suggest_float("learning_rate", 1e-5, 1e-3, log=True)
+    drawn = before.records()[0].params
+    again = open_study(tmp_path, search).suggest("a")
+    assert again is not None
+    assert again["params"]["learning_rate"] == drawn["learning_rate"]
+    assert set(again["params"]) == {"learning_rate", "batch_size"}

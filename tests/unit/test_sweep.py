@@ -6,8 +6,9 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from common.recipe_file import load_recipe, shipped_recipes
+from tune.scheduler import make_scheduler, replay
 from tune.study import TrialRecord
-from tune.sweep import leaderboard, make_scheduler, replay, study_file
+from tune.sweep import leaderboard, study_file
 
 
 def record(number: int, *accuracies: float, state: str = "complete", checkpoint: bool = True) -> TrialRecord:

@@ -13,12 +13,13 @@ from common.recipe import Train
 from tests.training_data import prepared_data, write_base_model, write_data
 from tune import trial
 from tune.allocation import Allocation
+from tune.checkpoint import seal
 from tune.study import FAILURE, GROUP_CHECKPOINT
 from tune.train_loop import TrainLoopConfig
 from tune.trainer import TrainResult
 from tune.trial import TrialTask, run_trial
 
-SUGGESTED = {"number": 4, "params": {"learning_rate": 0.01}, "resume_from": None, "reported_epochs": []}
+SUGGESTED = {"name": "trial-4", "params": {"learning_rate": 0.01}, "resume_from": [], "reported_epochs": []}
 Reports = list[tuple[dict[str, Any], str | None]]
 
 
@@ -55,7 +56,7 @@ def run(prepared_uri: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
             training(report)
 
         monkeypatch.setattr(trial, "train", train)
-        task = TrialTask(prepared_uri, Train(epochs=7), "accuracy", Allocation(1, 2, 0.0, 1), "/groups")
+        task = TrialTask(prepared_uri, Train(epochs=7), None, "accuracy", Allocation(1, 2, 0.0, 1), "/groups")
         run_trial(SUGGESTED | changes, task)
         return called
 
@@ -81,10 +82,11 @@ def test_a_trial_goes_on_from_its_newest_checkpoint(
     """When Tune itself restarts a trial, its checkpoint is newer than the one that the trial was resumed from."""
     for name in ("resumed", "restarted"):
         (tmp_path / name).mkdir()
+        seal(tmp_path / name)
     if restarted:
         newest = ray.tune.Checkpoint(str(tmp_path / "restarted"))
         monkeypatch.setattr(ray.tune, "get_checkpoint", lambda: newest)
-    _, folder = run(resume_from=str(tmp_path / "resumed"))
+    _, folder = run(resume_from=[str(tmp_path / "resumed")])
     assert folder == tmp_path / ("restarted" if restarted else "resumed")
 
 
@@ -126,7 +128,9 @@ def test_a_group_reports_every_epoch_once_and_names_only_checkpoints_that_are_ke
         return TrainResult(history[2], "/groups/trial-4/epoch-0003", history, 1.0)
 
     monkeypatch.setattr(trial, "fit", fit)
-    task = TrialTask(prepared_uri, Train(epochs=4, num_workers=2), "accuracy", Allocation(2, 1, 0.0, 1), "/groups")
+    task = TrialTask(
+        prepared_uri, Train(epochs=4, num_workers=2), None, "accuracy", Allocation(2, 1, 0.0, 1), "/groups"
+    )
     run_trial(SUGGESTED | {"reported_epochs": [1]}, task)
 
     last = (4, "/groups/trial-4/epoch-0004")

@@ -1,0 +1,117 @@
+"""LoRA (Hu et al., 2021, https://arxiv.org/abs/2106.09685) with peft: small matrices beside frozen weights.
+
+What is trained and stored is the adapters and the classification head; before a model is exported and registered, the
+adapters are merged into the weights, and it is a plain model again. peft is imported where it is used: that takes 0.4
+s, which trials without adapters need not wait for.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from common.errors import ModelError
+from tune.quiet import quiet
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from common.recipe import Lora
+
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+"""What tells a checkpoint of adapters from one of a whole model."""
+
+
+def add_adapters(model: PreTrainedModel, lora: "Lora") -> PreTrainedModel:
+    """The model with new adapters on its encoder and a trainable head; all else is frozen.
+
+    Raises:
+        ModelError: when a target module is not there.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=target_modules(model, lora.target_modules),
+        modules_to_save=_head(model),
+    )
+    with quiet():
+        return cast(PreTrainedModel, get_peft_model(model, config))
+
+
+def load_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
+    """The model with the adapters and the head of a checkpoint, to be trained on."""
+    from peft import PeftModel
+
+    with quiet():
+        return cast(PreTrainedModel, PeftModel.from_pretrained(model, checkpoint, is_trainable=True))
+
+
+def merge(model: PreTrainedModel, checkpoint: Path, folder: Path) -> Path:
+    """Writes the model with a checkpoint's adapters merged into it to the new `folder`, the tokenizer beside it."""
+    merged = cast("PeftModel", load_adapters(model, checkpoint)).merge_and_unload()
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("adapter_*", "manifest.json", "README.md"))
+    with quiet():
+        merged.save_pretrained(folder)
+    return folder
+
+
+def save_adapters(model: PreTrainedModel, folder: Path) -> None:
+    """Writes the adapters and the head, and nothing of the frozen weights."""
+    # peft would else look the base model up, to see whether its vocabulary was enlarged.
+    cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def target_modules(model: PreTrainedModel, named: Sequence[str] | None) -> list[str]:
+    """The names that adapters go beside: those that the recipe gives, or all linear layers of the encoder.
+
+    Raises:
+        ModelError: when a given name fits no linear layer; it names those there are.
+    """
+    encoder = set(model.base_model.modules())
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in encoder]
+    if named is None:
+        return linear
+    for target in named:
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
+            there = ", ".join(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linear))
+            raise ModelError(
+                f"model.lora.target_modules: no linear layer of the encoder is called {target!r}; there are: {there}"
+            )
+    return list(named)
+
+
+def num_trained(model: PreTrainedModel, lora: "Lora") -> int:
+    """How many parameters the adapters and the head of a model have."""
+    adapted = target_modules(model, lora.target_modules)
+    linear = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(f".{name}".endswith(f".{target}") for target in adapted)
+    ]
+    in_adapters = sum(lora.r * (module.in_features + module.out_features) for module in linear)
+    in_head = sum(p.numel() for name in _head(model) for p in model.get_submodule(name).parameters())
+    return in_adapters + in_head
+
+
+def blank_model(base_model: str, num_labels: int) -> PreTrainedModel:
+    """The architecture of a base model without any weights, from its configuration alone."""
+    config = AutoConfig.from_pretrained(base_model, num_labels=num_labels)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    return model
+
+
+def _head(model: PreTrainedModel) -> list[str]:
+    """What is new on top of the encoder: it has nothing to adapt, so it is trained as a whole."""
+    return [
+        name
+        for name, module in model.named_children()
+        if module is not model.base_model and any(True for _ in module.parameters())
+    ]
