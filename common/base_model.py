@@ -1,5 +1,7 @@
 """The pretrained encoder that a recipe starts from: found, checked and asked for its tokenizer, before any training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,11 @@ def load_tokenizer(base: str, max_length: int) -> Any:
     No code from the model's repository is run. Raises ModelError when there is no such model, when it has no fast
     tokenizer or padding token, or when it cannot take `max_length` tokens.
     """
-    from transformers import AutoConfig, AutoTokenizer  # here: it takes seconds, and readers of prepared data need none
+    from transformers import AutoTokenizer  # here: it takes seconds, and readers of prepared data need none
 
-    if is_url(base) or base.startswith("/"):
-        _check_folder(base)
-    with hub_or_cache() as answers:
-        try:
-            config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ModelError(_not_loaded(base, answers, error)) from error
+    config = load_config(base)
+    with _found(base):
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise ModelError(f"model.base {base} has no fast tokenizer (tokenizer.json); choose a model that has one")
     if tokenizer.pad_token_id is None:
@@ -34,6 +31,29 @@ def load_tokenizer(base: str, max_length: int) -> Any:
     if max_length > longest:
         raise ModelError(f"model.max_length {max_length} is above the {longest} tokens that {base} takes; lower it")
     return tokenizer
+
+
+def load_config(base: str) -> Any:
+    """The configuration (`transformers.PreTrainedConfig`) of a Hub model or a folder, without its weights.
+
+    Raises ModelError when there is no such model.
+    """
+    from transformers import AutoConfig
+
+    with _found(base):
+        return AutoConfig.from_pretrained(base, trust_remote_code=False)
+
+
+@contextmanager
+def _found(base: str) -> Iterator[None]:
+    """Turns what transformers raises for a model that is not there into a ModelError."""
+    if is_url(base) or base.startswith("/"):
+        _check_folder(base)
+    with hub_or_cache() as answers:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise ModelError(_not_loaded(base, answers, error)) from error
 
 
 def _check_folder(base: str) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from common.base_model import load_config
 from common.errors import ModelError
 from tune.quiet import quiet
 
@@ -101,8 +102,13 @@ def num_trained(model: PreTrainedModel, lora: "Lora") -> int:
 
 
 def blank_model(base_model: str, num_labels: int) -> PreTrainedModel:
-    """The architecture of a base model without any weights, from its configuration alone."""
-    config = AutoConfig.from_pretrained(base_model, num_labels=num_labels)
+    """The architecture of a base model without any weights, from its configuration alone.
+
+    Raises:
+        ModelError: when there is no such model.
+    """
+    config = load_config(base_model)
+    config.num_labels = num_labels
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
     return model

@@ -109,7 +109,7 @@ def test_checkpoints_are_reckoned_from_the_configuration_alone(tmp_path) -> None
     folder = write_base_model(tmp_path / "model")
     stored = (folder / "model.safetensors").stat().st_size
     for weights in folder.glob("*.safetensors"):
-        weights.unlink()
+        weights.write_bytes(b"")
     running, finished = estimated_checkpoint_bytes(recipe(f"model.base={folder}"), num_labels=3)
     assert finished == pytest.approx(stored, rel=0.2)  # the file has a header too
     assert running == 3 * finished
