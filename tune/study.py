@@ -26,6 +26,9 @@ FAILURE = "failure"
 GROUP_CHECKPOINT = "checkpoint_path"
 """Key of a result that says where a Ray Train group stored the epoch's checkpoint: Tune does not keep those."""
 
+_RECIPE, _PREPARED = "recipe_yaml", "prepared_uri"
+"""The study's own attributes that say what its trials do."""
+
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -51,6 +54,30 @@ class TrialRecord:
 def is_better(metric: str, candidate: float, than: float) -> bool:
     """Whether a metric's value is at least as good as another."""
     return candidate <= than if direction(metric) == "min" else candidate >= than
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """A study as its file holds it."""
+
+    trials: tuple[TrialRecord, ...]
+    """By number."""
+    recipe_yaml: str | None
+    """The resolved recipe; None until the sweep has started."""
+    prepared_uri: str | None
+    """The prepared data that the trials learn from; None until the sweep has started."""
+
+
+def stored_study(path: Path, name: str) -> StoredStudy | None:
+    """The study of that name, also while a sweep writes it; nothing is changed. None when the file holds none."""
+    if not path.is_file():
+        return None
+    try:
+        study = optuna.load_study(study_name=name, storage=journal(path))
+    except KeyError:
+        return None
+    attributes = study.user_attrs
+    return StoredStudy(_records(study), attributes.get(_RECIPE), attributes.get(_PREPARED))
 
 
 def journal(path: Path) -> JournalStorage:
@@ -84,6 +111,11 @@ class StudySearch(OptunaSearch):
         self.study: optuna.Study = cast("optuna.Study", self._ot_study)
         self._interrupted = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
+    def describe(self, recipe_yaml: str, prepared_uri: str) -> None:
+        """Stores with the study what its trials do, so that a reader needs nothing else."""
+        self.study.set_user_attr(_RECIPE, recipe_yaml)
+        self.study.set_user_attr(_PREPARED, prepared_uri)
+
     def settle(self, finish_run: Callable[[str], None]) -> None:
         """Completes the trials whose training, but not their completion, an earlier driver saw to its end.
 
@@ -111,7 +143,7 @@ class StudySearch(OptunaSearch):
 
     def records(self) -> list[TrialRecord]:
         """All trials of the study, by number."""
-        return [_record(trial) for trial in self.study.get_trials(deepcopy=False)]
+        return list(_records(self.study))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The parameters to try next; a trial that an earlier driver left unfinished comes first."""
@@ -180,6 +212,10 @@ def _suggestion(record: TrialRecord) -> dict[str, Any]:
         "resume_from": record.latest_checkpoint,
         "reported_epochs": [int(epoch["epoch"]) for epoch in record.history],
     }
+
+
+def _records(study: optuna.Study) -> tuple[TrialRecord, ...]:
+    return tuple(_record(trial) for trial in study.get_trials(deepcopy=False))
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:

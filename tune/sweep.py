@@ -5,6 +5,7 @@ with the same folder continues it.
 """
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ from tune.trial import TrialTask, run_trial
 
 MAX_PROCESS_FAILURES = 3
 """How often a trial is continued elsewhere after its process or node died."""
+
+GRACE_EPOCHS = 1
+"""ASHA's first rung: no trial is stopped before."""
 
 REDUCTION_FACTOR = 3
 """ASHA keeps the best third at each rung (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning")."""
@@ -71,10 +75,11 @@ def sweep(
         TrainingError: when no trial finished an epoch.
     """
     started = time.monotonic()
-    epochs = max(int(value) for value in _epochs(recipe))
+    epochs = max_epochs(recipe)
     storage = journal(study_file(folder))
     search = StudySearch(recipe.search, name=sweep_id, storage=storage, epochs=recipe.train.epochs)
     _refuse_changes(search, {"recipe": _searched(recipe), "data": prepared.data_digest})
+    search.describe(recipe_yaml, prepared.uri)
     run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
     recorder = TrialRecorder(search, tracker, run_id, on_update)
     search.settle(tracker.finish)
@@ -180,7 +185,7 @@ def make_scheduler(recipe: Recipe, epochs: int) -> TrialScheduler:
         metric=recipe.search.metric,
         mode=direction(recipe.search.metric),
         max_t=epochs,
-        grace_period=1,
+        grace_period=GRACE_EPOCHS,
         reduction_factor=REDUCTION_FACTOR,
         stop_last_trials=False,
     )
@@ -197,9 +202,18 @@ def replay(scheduler: Any, records: Sequence[TrialRecord], metric: str) -> None:
             scheduler.on_trial_result(None, trial, {"epoch": epoch["epoch"], metric: epoch[metric]})
 
 
-def _epochs(recipe: Recipe) -> tuple[float, ...]:
+def rungs(recipe: Recipe) -> tuple[int, ...]:
+    """The epochs after which ASHA may stop a trial, rising; none when it has nothing to stop early."""
+    if recipe.search.scheduler == "fifo":
+        return ()
+    reached = (GRACE_EPOCHS * REDUCTION_FACTOR**rung for rung in itertools.count())
+    return tuple(itertools.takewhile(lambda epoch: epoch < max_epochs(recipe), reached))
+
+
+def max_epochs(recipe: Recipe) -> int:
+    """The epochs of the longest trial that the search may start."""
     searched = recipe.search.space.get("epochs")
-    return searched.bounds() if searched else (recipe.train.epochs,)
+    return int(max(searched.bounds())) if searched else recipe.train.epochs
 
 
 def study_file(folder: str) -> Path:
