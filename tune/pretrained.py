@@ -1,11 +1,15 @@
-"""A pretrained encoder with a classification head for the data's labels."""
+"""A pretrained encoder with a classification head for the data's labels, and what fine-tuning made of it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import pyarrow.fs
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from common.errors import TrainingError
+from common.location import filesystem, local_path
 from tune.quiet import quiet
 
 
@@ -33,6 +37,23 @@ def load_classifier(folder: str, labels: Sequence[str], pad_token_id: int) -> Pr
         )
     _fit_head(model, [names[index] for index in sorted(names)], labels)
     return model
+
+
+def local_checkpoint(checkpoint: str, destination: Path) -> Path:
+    """The checkpoint folder itself when it is on this machine, else a copy in the new folder `destination`.
+
+    Raises `TrainingError` when it is no checkpoint.
+    """
+    folder = local_path(checkpoint)
+    if folder is None:
+        files, path = filesystem(checkpoint)
+        destination.mkdir()
+        if files.get_file_info(path).type is pyarrow.fs.FileType.Directory:
+            pyarrow.fs.copy_files(path, str(destination), source_filesystem=files)
+        folder = destination
+    if not (folder / "config.json").is_file():
+        raise TrainingError(f"{checkpoint} is not a checkpoint: it has no config.json; train again")
+    return folder
 
 
 def _fit_head(model: PreTrainedModel, known: Sequence[str], labels: Sequence[str]) -> None:

@@ -14,11 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow.fs
 
 from common.classifier import Classifier
-from common.errors import PromotionError, RegistryError
-from common.location import filesystem, local_path
+from common.errors import RegistryError
 from common.recipe import Recipe
 from common.registry import ONNX_FOLDER, ModelRegistry, ModelVersion
 from common.tokenised import PreparedData, read_split
@@ -34,6 +32,7 @@ from tune.evaluation import (
 from tune.export import ExportReport, export
 from tune.gate import Verdict, judge
 from tune.model_card import model_card
+from tune.pretrained import local_checkpoint
 from tune.registration import load_pipeline, register, write_model
 
 _TEST_DIGEST = "tuneserve.test_digest"
@@ -72,6 +71,7 @@ def promote(
 
     Raises:
         PromotionError: when the checkpoint cannot be exported or registered, or the champion cannot be scored.
+        TrainingError: when there is no checkpoint.
     """
     registry = ModelRegistry(tracker.uri)
     registered = next((found for found in registry.versions(recipe.registered_model) if found.run_id == run_id), None)
@@ -110,7 +110,7 @@ class _Attempt:
         self, checkpoint: str, recipe_yaml: str, champion: ModelVersion | None, registered: ModelVersion | None
     ) -> Promotion:
         """Registers the candidate, unless an earlier attempt did, and says whether it is to be the champion."""
-        local = _local_checkpoint(checkpoint, self.work / "checkpoint")
+        local = local_checkpoint(checkpoint, self.work / "checkpoint")
         validation = read_split(self.prepared, "validation")
         exported = export(
             local,
@@ -233,16 +233,3 @@ def _decision(registered: ModelVersion | None, settings: str, champion: ModelVer
     if decision["settings"] != settings or present not in (decision["champion"], registered.version):
         return None
     return Promotion(**decision["promotion"])
-
-
-def _local_checkpoint(checkpoint: str, destination: Path) -> Path:
-    """The checkpoint folder itself when it is on this machine, else a copy."""
-    folder = local_path(checkpoint)
-    if folder is None:
-        files, path = filesystem(checkpoint)
-        destination.mkdir()
-        pyarrow.fs.copy_files(path, str(destination), source_filesystem=files)
-        folder = destination
-    if not (folder / "config.json").is_file():
-        raise PromotionError(f"{checkpoint} is not a checkpoint: it has no config.json; train again")
-    return folder
