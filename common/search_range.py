@@ -101,6 +101,11 @@ class Range(Settings):
         return self.log_uniform or self.uniform or self.integer or self.log_integer
 
     @property
+    def is_logarithmic(self) -> bool:
+        """Whether values are drawn uniformly in the logarithm."""
+        return self.log_uniform is not None or self.log_integer is not None
+
+    @property
     def is_continuous(self) -> bool:
         """Whether fractions are drawn, so that hardly a value comes twice."""
         return self.log_uniform is not None or self.uniform is not None

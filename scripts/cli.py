@@ -193,6 +193,21 @@ def sweep(resume: bool, **arguments: Any) -> dict[str, Any]:
     return sweep(_job(**arguments), resume=resume)
 
 
+@command(
+    click.argument("sweep"),
+    click.option("--out", metavar="FOLDER", help="Where to write it; beside the sweep's trials by default."),
+    _PLACES[0],
+)
+def report(sweep: str, out: str | None, storage: str | None) -> dict[str, Any]:
+    """Write a page about SWEEP, finished or not: its figures, its winner and where that errs.
+
+    SWEEP is an id as `tuneserve status` prints it, the beginning of one, or a recipe's name for its newest sweep.
+    """
+    from scripts.reporting import report
+
+    return report(sweep, storage=storage, out=out)
+
+
 @command(*_RECIPE, *_PLACES, resume_with="promote")
 def promote(**arguments: Any) -> dict[str, Any]:
     """Gate, export and register the newest finished sweep or training; move the alias."""

@@ -140,5 +140,9 @@ class Job:
 
 def stored_runs(storage: str) -> list[tuple[str, dict[str, Any] | None]]:
     """All sweeps and trainings in a storage, by id, each with its result; None for those that did not finish."""
-    folder = join(storage, "runs")
-    return [(run, read_json(join(folder, run, "result.json"))) for run in folders_in(folder)]
+    return [(run, read_json(join(storage, "runs", run, "result.json"))) for run in run_ids(storage)]
+
+
+def run_ids(storage: str) -> list[str]:
+    """The ids of all sweeps and trainings in a storage; those of one recipe and kind sort by time."""
+    return folders_in(join(storage, "runs"))

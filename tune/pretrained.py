@@ -1,14 +1,19 @@
-"""A pretrained encoder with a classification head for the data's labels."""
+"""A pretrained encoder with a classification head for the data's labels, and what fine-tuning made of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.fs
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from tune.adapters import add_adapters, load_adapters, save_adapters
+from common.errors import TrainingError
+from common.location import filesystem, local_path
+from common.tokenised import PreparedData, local_base_model
+from tune.adapters import ADAPTER_CONFIG_FILE, add_adapters, load_adapters, merge, save_adapters
+from tune.checkpoint import MANIFEST_FILE, damage
 from tune.quiet import quiet
 
 if TYPE_CHECKING:
@@ -62,6 +67,34 @@ def load_classifier(folder: str, labels: Sequence[str], pad_token_id: int) -> Pr
         )
     _fit_head(model, [names[index] for index in sorted(names)], labels)
     return model
+
+
+def local_checkpoint(checkpoint: str, destination: Path) -> Path:
+    """The checkpoint folder itself when it is on this machine, else a copy in the new folder `destination`.
+
+    Raises `TrainingError` when it is no checkpoint, or not a whole one.
+    """
+    folder = local_path(checkpoint)
+    if folder is None:
+        files, path = filesystem(checkpoint)
+        destination.mkdir()
+        if files.get_file_info(path).type is pyarrow.fs.FileType.Directory:
+            pyarrow.fs.copy_files(path, str(destination), source_filesystem=files)
+        folder = destination
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG_FILE)):
+        raise TrainingError(f"{checkpoint} is not a checkpoint: it has no config.json; train again")
+    problem = damage(str(folder)) if (folder / MANIFEST_FILE).is_file() else None
+    if problem is not None:
+        raise TrainingError(f"checkpoint {checkpoint} was cut short ({problem}); train again")
+    return folder
+
+
+def plain_model(checkpoint: Path, prepared: PreparedData, destination: Path) -> Path:
+    """The checkpoint itself, or, where it holds adapters, the base model with them merged in the new `destination`."""
+    if not (checkpoint / ADAPTER_CONFIG_FILE).is_file():
+        return checkpoint
+    base = load_classifier(local_base_model(prepared), prepared.labels, prepared.pad_token_id)
+    return merge(base, checkpoint, destination)
 
 
 def _fit_head(model: PreTrainedModel, known: Sequence[str], labels: Sequence[str]) -> None:

@@ -14,18 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow.fs
 
 from common.classifier import Classifier
-from common.errors import PromotionError, RegistryError
-from common.location import filesystem, local_path
+from common.errors import RegistryError
 from common.recipe import Recipe
 from common.registry import ONNX_FOLDER, ModelRegistry, ModelVersion
-from common.tokenised import PreparedData, local_base_model, read_split
+from common.tokenised import PreparedData, read_split
 from common.tracking import Tracker
-from tune import pretrained
-from tune.adapters import ADAPTER_CONFIG_FILE, merge
-from tune.checkpoint import MANIFEST_FILE, damage
 from tune.evaluation import (
     TRAINED_ON_FOLDER,
     answer,
@@ -37,6 +32,7 @@ from tune.evaluation import (
 from tune.export import ExportReport, export
 from tune.gate import Verdict, judge
 from tune.model_card import model_card
+from tune.pretrained import local_checkpoint, plain_model
 from tune.registration import load_pipeline, register, write_model
 
 _TEST_DIGEST = "tuneserve.test_digest"
@@ -75,6 +71,7 @@ def promote(
 
     Raises:
         PromotionError: when the checkpoint cannot be exported or registered, or the champion cannot be scored.
+        TrainingError: when there is no checkpoint.
     """
     registry = ModelRegistry(tracker.uri)
     registered = next((found for found in registry.versions(recipe.registered_model) if found.run_id == run_id), None)
@@ -113,7 +110,8 @@ class _Attempt:
         self, checkpoint: str, recipe_yaml: str, champion: ModelVersion | None, registered: ModelVersion | None
     ) -> Promotion:
         """Registers the candidate, unless an earlier attempt did, and says whether it is to be the champion."""
-        local = self._whole_model(_local_checkpoint(checkpoint, self.work / "checkpoint"))
+        trained = local_checkpoint(checkpoint, self.work / "checkpoint")
+        local = plain_model(trained, self.prepared, self.work / "merged")
         validation = read_split(self.prepared, "validation")
         exported = export(
             local,
@@ -143,15 +141,6 @@ class _Attempt:
         gate = json.loads(json.dumps(asdict(verdict)))
         promoted = gate.pop("passed")
         return Promotion(self.recipe.registered_model, version, promoted, metrics, gate)
-
-    def _whole_model(self, checkpoint: Path) -> Path:
-        """The checkpoint, its adapters merged into the base model if it holds adapters."""
-        if not (checkpoint / ADAPTER_CONFIG_FILE).is_file():
-            return checkpoint
-        base = pretrained.load_classifier(
-            local_base_model(self.prepared), self.prepared.labels, self.prepared.pad_token_id
-        )
-        return merge(base, checkpoint, self.work / "merged")
 
     def _judge(self, candidate: Classifier, champion: ModelVersion | None) -> tuple[dict[str, float], Verdict]:
         """The test metrics and what the gate says; the use of the test split is on record before it is looked at."""
@@ -245,19 +234,3 @@ def _decision(registered: ModelVersion | None, settings: str, champion: ModelVer
     if decision["settings"] != settings or present not in (decision["champion"], registered.version):
         return None
     return Promotion(**decision["promotion"])
-
-
-def _local_checkpoint(checkpoint: str, destination: Path) -> Path:
-    """The checkpoint folder itself when it is on this machine, else a copy."""
-    folder = local_path(checkpoint)
-    if folder is None:
-        files, path = filesystem(checkpoint)
-        destination.mkdir()
-        pyarrow.fs.copy_files(path, str(destination), source_filesystem=files)
-        folder = destination
-    if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG_FILE)):
-        raise PromotionError(f"{checkpoint} is not a checkpoint: it has no config.json; train again")
-    problem = damage(str(folder)) if (folder / MANIFEST_FILE).is_file() else None
-    if problem is not None:
-        raise PromotionError(f"checkpoint {checkpoint} was cut short ({problem}); train again")
-    return folder

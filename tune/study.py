@@ -30,6 +30,8 @@ GROUP_CHECKPOINT = "checkpoint_path"
 
 STARTING_POINT = "starting_point"
 """User attribute of a trial whose parameters were given: the place in the list of points."""
+_RECIPE, _PREPARED = "recipe_yaml", "prepared_uri"
+"""The study's own attributes that say what its trials do."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -89,6 +91,30 @@ def is_better(metric: str, candidate: float, than: float) -> bool:
     return candidate <= than if direction(metric) == "min" else candidate >= than
 
 
+@dataclass(frozen=True)
+class StoredStudy:
+    """A study as its file holds it."""
+
+    trials: tuple[TrialRecord, ...]
+    """By number."""
+    recipe_yaml: str | None
+    """The resolved recipe; None until the sweep has started."""
+    prepared_uri: str | None
+    """The prepared data that the trials learn from; None until the sweep has started."""
+
+
+def stored_study(path: Path, name: str) -> StoredStudy | None:
+    """The study of that name, also while a sweep writes it; nothing is changed. None when the file holds none."""
+    if not path.is_file():
+        return None
+    try:
+        study = optuna.load_study(study_name=name, storage=journal(path))
+    except KeyError:
+        return None
+    attributes = study.user_attrs
+    return StoredStudy(_records(study), attributes.get(_RECIPE), attributes.get(_PREPARED))
+
+
 def journal(path: Path) -> JournalStorage:
     """The study's storage: a file that any process of this machine may read while the sweep writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +155,11 @@ class StudySearch(OptunaSearch):
             if place not in known:
                 self.study.enqueue_trial(dict(point), user_attrs={STARTING_POINT: place})
 
+    def describe(self, recipe_yaml: str, prepared_uri: str) -> None:
+        """Stores with the study what its trials do, so that a reader needs nothing else."""
+        self.study.set_user_attr(_RECIPE, recipe_yaml)
+        self.study.set_user_attr(_PREPARED, prepared_uri)
+
     def settle(self, finish_run: Callable[[str], None]) -> None:
         """Completes the trials whose training, but not their completion, an earlier driver saw to its end.
 
@@ -161,8 +192,7 @@ class StudySearch(OptunaSearch):
 
     def records(self) -> list[TrialRecord]:
         """All trials of the study, by number."""
-        trials = self.study.get_trials(deepcopy=False)
-        return [_record(trial) for trial in trials if trial.state != TrialState.WAITING]
+        return list(_records(self.study))
 
     def record(self, tune_trial_id: str) -> TrialRecord:
         """The trial behind a Tune trial."""
@@ -239,6 +269,11 @@ def _suggestion(record: TrialRecord) -> dict[str, Any]:
 def _fallback(attributes: Mapping[str, Any]) -> str | None:
     best: str | None = attributes.get("checkpoint")
     return attributes.get("second_checkpoint") if best == attributes.get("latest_checkpoint") else best
+
+
+def _records(study: optuna.Study) -> tuple[TrialRecord, ...]:
+    trials = study.get_trials(deepcopy=False)
+    return tuple(_record(trial) for trial in trials if trial.state != TrialState.WAITING)
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:

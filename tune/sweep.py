@@ -75,6 +75,7 @@ def sweep(
     storage = journal(study_file(folder))
     search = StudySearch(recipe.search, name=sweep_id, storage=storage, epochs=recipe.train.epochs)
     refuse_changes(search, recipe, prepared.data_digest)
+    search.describe(recipe_yaml, prepared.uri)
     run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
     driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update)
     search.start_from(points)

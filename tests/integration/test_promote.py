@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from common.classifier import Classifier
-from common.errors import PromotionError, RegistryError
+from common.errors import PromotionError, RegistryError, TrainingError
 from common.recipe import Recipe
 from common.registry import ModelRegistry
 from common.tokenised import PreparedData, read_split
@@ -276,7 +276,7 @@ def test_a_champion_from_elsewhere_is_an_error_that_says_so(world: World) -> Non
 def test_what_is_no_checkpoint_is_an_error(world: World, tmp_path: Path) -> None:
     missing = replace(world, checkpoints={"strong": tmp_path / "none"})
 
-    with pytest.raises(PromotionError, match=r"none is not a checkpoint.*train again"):
+    with pytest.raises(TrainingError, match=r"none is not a checkpoint.*train again"):
         missing.promote("strong", world.train(), name="missing")
 
 

@@ -50,6 +50,12 @@ def test_rays_namesakes_never_take_our_packages_names(package):
     assert found == []
 
 
+def test_figures_keep_off_the_global_state_of_pyplot():
+    modules = [module for package in PACKAGES for path in sources(package) for module, _ in imports(path)]
+    assert "matplotlib.figure" in modules
+    assert not {"matplotlib.pyplot", "pylab"}.intersection(modules)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_packages_init_holds_a_docstring_and_nothing_else(package):
     body = ast.parse((ROOT / package / "__init__.py").read_text("utf-8")).body

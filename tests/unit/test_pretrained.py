@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from common.errors import TrainingError
 from tests.training_data import write_base_model
-from tune.pretrained import load_classifier
+from tune.pretrained import load_classifier, local_checkpoint
 
 STORED = ("down", "flat", "up")
 HEAD = ("classifier.weight", "classifier.bias")
@@ -62,3 +64,18 @@ def test_weights_are_in_full_precision_and_the_configuration_knows_the_labels(fo
     assert model.config.id2label == {0: "up", 1: "down", 2: "flat"}
     assert model.config.label2id == {"up": 0, "down": 1, "flat": 2}
     assert model.config.pad_token_id == 3
+
+
+def test_a_checkpoint_elsewhere_is_copied_and_a_local_one_used_where_it_is(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe("/test_promote_decision/checkpoint/config.json", b"{}")
+
+    copy = local_checkpoint("memory://test_promote_decision/checkpoint", tmp_path / "copy")
+
+    assert (copy / "config.json").read_text() == "{}"
+    assert local_checkpoint(copy.as_uri(), tmp_path / "another") == copy
+    assert not (tmp_path / "another").exists()
+
+
+def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=f"{tmp_path} is not a checkpoint: it has no config.json; train again"):
+        local_checkpoint(str(tmp_path), tmp_path / "copy")

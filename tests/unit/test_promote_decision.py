@@ -1,12 +1,9 @@
 """When an earlier promotion of the same candidate still holds; the rest of `tune.promote` is in integration tests."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import fsspec
 import pytest
 
-from common.errors import PromotionError
 from common.recipe import Recipe
 from common.registry import ModelVersion
 from common.tokenised import PreparedData
@@ -57,18 +54,3 @@ def test_gate_and_test_split_decide_whether_a_candidate_is_judged_anew() -> None
     assert digest(data="b", serve={"max_replicas": 9}) == digest()
     assert digest(test="b") != digest()
     assert digest(registry={"gate": {"minimum": 0.5}}) != digest()
-
-
-def test_a_checkpoint_elsewhere_is_copied_and_a_local_one_used_where_it_is(tmp_path: Path) -> None:
-    fsspec.filesystem("memory").pipe("/test_promote_decision/checkpoint/config.json", b"{}")
-
-    copy = promote._local_checkpoint("memory://test_promote_decision/checkpoint", tmp_path / "copy")
-
-    assert (copy / "config.json").read_text() == "{}"
-    assert promote._local_checkpoint(copy.as_uri(), tmp_path / "another") == copy
-    assert not (tmp_path / "another").exists()
-
-
-def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(PromotionError, match=f"{tmp_path} is not a checkpoint: it has no config.json; train again"):
-        promote._local_checkpoint(str(tmp_path), tmp_path / "copy")

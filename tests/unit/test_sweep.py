@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from common.recipe_file import load_recipe, shipped_recipes
-from tune.scheduler import make_scheduler, replay
+from tune.scheduler import make_scheduler, replay, rungs
 from tune.study import TrialRecord
 from tune.sweep import leaderboard, study_file
+
+QUICKSTART = str(shipped_recipes()["quickstart"])
 
 
 def record(number: int, *accuracies: float, state: str = "complete", checkpoint: bool = True) -> TrialRecord:
@@ -68,3 +72,23 @@ def test_the_study_is_beside_the_trials_unless_the_storage_cannot_append(
     assert study_file(str(tmp_path / "sweep-1")) == tmp_path / "sweep-1" / "study.journal"
     assert study_file((tmp_path / "sweep-1").as_uri()) == tmp_path / "sweep-1" / "study.journal"
     assert study_file("s3://bucket/runs/sweep-1") == tmp_path / "cache" / "sweeps" / "sweep-1" / "study.journal"
+
+
+@given(st.integers(1, 400))
+def test_rungs_are_where_ray_stops_trials(epochs: int) -> None:
+    recipe = load_recipe(QUICKSTART, [f"train.epochs={epochs}", "search.scheduler=asha"])
+    scheduler = make_scheduler(recipe, epochs)
+    brackets = getattr(scheduler, "_brackets", [])  # none when there is nothing to stop early
+    decided = {rung for bracket in brackets for rung, _ in bracket._rungs if rung < epochs}
+    assert rungs(recipe) == tuple(sorted(decided))
+
+
+def test_there_are_no_rungs_where_nothing_is_stopped_early() -> None:
+    assert rungs(load_recipe(QUICKSTART, ["search.scheduler=fifo"])) == ()
+    assert rungs(load_recipe(QUICKSTART, ["train.epochs=1"])) == ()
+
+
+def test_searched_epochs_set_the_highest_rung() -> None:
+    recipe = load_recipe(QUICKSTART, ["search.space.epochs.choice=[2, 10]"])
+    assert recipe.max_epochs == 10
+    assert rungs(recipe) == (1, 3, 9)
