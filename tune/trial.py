@@ -54,9 +54,20 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
         logger.warning("trial %s failed", config["number"], exc_info=True)
         ray.tune.report({FAILURE: f"{type(error).__name__}: {error}".splitlines()[0]})
     finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free_memory()
+
+
+def _free_memory() -> None:
+    """Frees what the trial's reference cycles hold: the next trial finds the memory that this one found.
+
+    After the first trial all that is left (libraries, nearly a million objects) is set aside: looking through it took
+    0.3 s a trial.
+    """
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _train_here(settings: Train, prepared: PreparedData, task: TrialTask, resume_from: str | None) -> None:
