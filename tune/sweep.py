@@ -5,7 +5,6 @@ with the same folder continues it.
 """
 
 import functools
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import ray.tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from common.errors import InputError, TrainingError
@@ -26,9 +24,7 @@ from tune.allocation import Allocation
 from tune.recorder import OnUpdate, TrialRecorder
 from tune.study import StudySearch, TrialRecord, journal
 from tune.trial import TrialTask, run_trial
-
-MAX_PROCESS_FAILURES = 3
-"""How often a trial is continued elsewhere after its process or node died."""
+from tune.tuner import run_trials
 
 REDUCTION_FACTOR = 3
 """ASHA keeps the best third at each rung (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning")."""
@@ -120,55 +116,27 @@ def _tune(
     num_trials: int,
     epochs: int,
 ) -> None:
-    _quiet_tune()
     task = TrialTask(prepared.uri, recipe.train, recipe.search.metric, allocation, f"{folder}/groups")
     scheduler = make_scheduler(recipe, epochs)
     replay(scheduler, search.records(), recipe.search.metric)
-    tuner = ray.tune.Tuner(
-        ray.tune.with_resources(functools.partial(run_trial, task=task), _resources(allocation)),
-        tune_config=ray.tune.TuneConfig(
-            search_alg=search,
-            scheduler=scheduler,
-            num_samples=num_trials,
-            max_concurrent_trials=allocation.max_concurrent,
-            time_budget_s=recipe.search.time_budget_s,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-        ),
-        run_config=ray.tune.RunConfig(
-            name="trials",
-            storage_path=folder,
-            verbose=0,
-            callbacks=[recorder],
-            failure_config=ray.tune.FailureConfig(max_failures=MAX_PROCESS_FAILURES),
-            checkpoint_config=ray.tune.CheckpointConfig(
-                num_to_keep=1,
-                checkpoint_score_attribute=recipe.search.metric,
-                checkpoint_score_order=direction(recipe.search.metric),
-            ),
-        ),
-    )
-    tuner.fit()
-
-
-def _quiet_tune() -> None:
-    """Settings that Tune reads from the environment of the driver."""
-    os.environ.update(
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # MLflow and the study record the trials
-        TUNE_DISABLE_STRICT_METRIC_CHECKING="1",  # a failed trial reports its reason, not the metric
-        TUNE_DISABLE_SIGINT_HANDLER="1",  # Ctrl-C is ours: it must end the runs and say how to resume
-        TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
-        RAY_AIR_NEW_OUTPUT="0",
+    run_trials(
+        functools.partial(run_trial, task=task),
+        search=search,
+        scheduler=scheduler,
+        recorder=recorder,
+        folder=folder,
+        resources=_resources(allocation),
+        num_trials=num_trials,
+        max_concurrent=allocation.max_concurrent,
+        time_budget_s=recipe.search.time_budget_s,
     )
 
 
-def _resources(allocation: Allocation) -> ray.tune.PlacementGroupFactory:
+def _resources(allocation: Allocation) -> dict[str, float]:
     if allocation.num_workers > 1:
-        return ray.tune.PlacementGroupFactory(
-            [{"memory": 1}]
-        )  # its Ray Train group holds the resources; none at all is refused
+        return {"memory": 1}  # its Ray Train group holds the resources; none at all is refused
     bundle = {"CPU": float(allocation.cpus_per_worker), "GPU": allocation.gpus_per_worker}
-    return ray.tune.PlacementGroupFactory([{name: amount for name, amount in bundle.items() if amount}])
+    return {name: amount for name, amount in bundle.items() if amount}
 
 
 def make_scheduler(recipe: Recipe, epochs: int) -> TrialScheduler:
