@@ -1,6 +1,7 @@
 """What people see: everything goes to stderr, so that stdout is free for `--json`."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,8 @@ class SweepView:
         self._num_trials = num_trials
         self._metric = metric
         self._started = time.monotonic()
-        self._seen: set[tuple[Any, ...]] = set()
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._records: dict[int, TrialRecord] = {}
+        self._live = Live(console=console, get_renderable=self._table) if console.is_terminal else None
 
     def __enter__(self) -> "SweepView":
         context: AbstractContextManager[Any] = self._live or nullcontext()
@@ -81,18 +82,16 @@ class SweepView:
         if self._live:
             self._live.stop()
 
-    def update(self, records: "Sequence[TrialRecord]") -> None:
-        """Shows the present state of all trials."""
-        if self._live:
-            self._live.update(self._table(records))
-            return
-        for record in records:
-            change = (record.number, record.state, len(record.history))
-            if change not in self._seen:
-                self._seen.add(change)
-                say(self._line(record))
+    def update(self, record: "TrialRecord") -> None:
+        """Shows the present state of a trial: at once as a line, with the table's next refresh on a terminal."""
+        before = self._records.get(record.number)
+        self._records[record.number] = record
+        has_changed = before is None or _change(before) != _change(record)
+        if has_changed and not self._live:
+            say(self._line(record))
 
-    def _table(self, records: "Sequence[TrialRecord]") -> Table:
+    def _table(self) -> Table:
+        records = list(self._records.values())  # Live draws from a thread of its own
         running = [record for record in records if record.state == "running"]
         table = leaderboard_table([*running, *(r for r in reversed(records) if r.state != "running")], self._metric)
         table.title = self._summary(records)
@@ -100,11 +99,9 @@ class SweepView:
         return table
 
     def _summary(self, records: "Sequence[TrialRecord]") -> str:
-        counts = {
-            state: sum(r.state == state for r in records) for state in ("running", "complete", "pruned", "failed")
-        }
+        counts = Counter(record.state for record in records)
         elapsed = time.monotonic() - self._started
-        states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        states = ", ".join(f"{counts[s]} {s}" for s in ("running", "complete", "pruned", "failed") if counts[s])
         return f"{elapsed:5.0f} s   {states or 'starting'} of {self._num_trials} trials   best {self._best(records)}"
 
     def _best(self, records: "Sequence[TrialRecord]") -> str:
@@ -121,3 +118,8 @@ class SweepView:
         epoch = f"epoch {int(latest['epoch'])} {shown}" if latest else ""
         reason = f" ({record.failure})" if record.failure else ""
         return f"{elapsed:6.1f} s  trial {record.number:<3} {record.state:<8}{reason} {params}  {epoch}".rstrip()
+
+
+def _change(record: "TrialRecord") -> tuple[str, int]:
+    """Two records that agree in this are shown as one line."""
+    return record.state, len(record.history)

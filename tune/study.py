@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from common.metrics import direction
 from common.recipe import Search
 from tune.search_space import distributions
+from tune.study_file import StudyFile
 
 FAILURE = "failure"
 """Key of a result that ends a trial as failed, with the reason as its value."""
@@ -27,6 +27,16 @@ GROUP_CHECKPOINT = "checkpoint_path"
 """Key of a result that says where a Ray Train group stored the epoch's checkpoint: Tune does not keep those."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+RUN = "run_id"
+"""Key of the user attribute with the trial's MLflow run."""
+
+EPOCH = "epoch "
+"""Key of a user attribute, followed by the epoch: what the trial reported. One for each: none is written twice."""
+
+CHECKPOINTS = "checkpoints"
+"""Key of the user attribute with the epoch and the path of the `best` and the `latest` checkpoint. They are written
+together, so that whenever a driver is killed they fit each other."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ def is_better(metric: str, candidate: float, than: float) -> bool:
 def journal(path: Path) -> JournalStorage:
     """The study's storage: a file that any process of this machine may read while the sweep writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    path.touch()
+    return JournalStorage(StudyFile(path))
 
 
 class StudySearch(OptunaSearch):
@@ -92,10 +103,10 @@ class StudySearch(OptunaSearch):
         seen_to_the_end = [
             frozen
             for frozen in self._interrupted
-            if frozen.user_attrs.get("latest_epoch") == self._planned_epochs(frozen.params)
+            if _checkpoint(frozen, "latest").get("epoch") == self._planned_epochs(frozen.params)
         ]
         for frozen in seen_to_the_end:
-            finish_run(frozen.user_attrs["run_id"])
+            finish_run(frozen.user_attrs[RUN])
             self._tell(optuna.Trial(self.study, frozen._trial_id), None)
             self._interrupted.remove(frozen)
 
@@ -109,6 +120,28 @@ class StudySearch(OptunaSearch):
         trial: optuna.Trial = self._ot_trials[tune_trial_id]
         return trial
 
+    def record(self, tune_trial_id: str) -> TrialRecord:
+        """The trial behind a Tune trial, as the study knows it."""
+        return _record(self._stored(self.trial(tune_trial_id)))
+
+    def record_run(self, tune_trial_id: str, run_id: str) -> None:
+        """Notes which MLflow run is the trial's."""
+        self.trial(tune_trial_id).set_user_attr(RUN, run_id)
+
+    def record_epoch(self, tune_trial_id: str, metrics: Mapping[str, float]) -> None:
+        """Notes what an epoch reported."""
+        self.trial(tune_trial_id).set_user_attr(f"{EPOCH}{int(metrics['epoch'])}", dict(metrics))
+
+    def record_checkpoint(self, tune_trial_id: str, epoch: int, path: str) -> None:
+        """Notes where the checkpoint of an epoch lies, after `record_epoch`, and whether it is the best one."""
+        trial = self.trial(tune_trial_id)
+        stored = self._stored(trial)
+        latest: dict[str, Any] = {"epoch": epoch, "path": path}
+        best = _checkpoint(stored, "best")
+        if not best or is_better(self.metric, self._value(stored, epoch), self._value(stored, best["epoch"])):
+            best = latest
+        trial.set_user_attr(CHECKPOINTS, {"best": best, "latest": latest})
+
     def records(self) -> list[TrialRecord]:
         """All trials of the study, by number."""
         return [_record(trial) for trial in self.study.get_trials(deepcopy=False)]
@@ -120,7 +153,7 @@ class StudySearch(OptunaSearch):
             self._ot_trials[trial_id] = optuna.Trial(self.study, frozen._trial_id)
             return _suggestion(_record(frozen))
         super().suggest(trial_id)
-        return _suggestion(_record(self._stored(self.trial(trial_id))))
+        return _suggestion(self.record(trial_id))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Reports an epoch's metric to the study; an epoch that a resumed trial repeats is reported once."""
@@ -138,6 +171,9 @@ class StudySearch(OptunaSearch):
         """Tells the study that the trials which still run were stopped: Tune does not when its time budget ends."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._tell(optuna.Trial(self.study, frozen._trial_id), None)
+
+    def _value(self, trial: FrozenTrial, epoch: int) -> float:
+        return float(trial.user_attrs[f"{EPOCH}{epoch}"][self.metric])
 
     def _stored(self, trial: optuna.Trial) -> FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)
@@ -184,16 +220,22 @@ def _suggestion(record: TrialRecord) -> dict[str, Any]:
 
 def _record(trial: FrozenTrial) -> TrialRecord:
     attributes: Mapping[str, Any] = trial.user_attrs
-    history: Mapping[str, dict[str, float]] = attributes.get("history", {})
+    history = tuple(metrics for key, metrics in attributes.items() if key.startswith(EPOCH))
+    best = _checkpoint(trial, "best")
     return TrialRecord(
         number=trial.number,
         state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
         params=dict(trial.params),
         # Of the epoch that the checkpoint is of: an epoch whose checkpoint was lost cannot be promoted.
-        metrics=dict(history.get(str(attributes.get("best_epoch")), {})),
-        history=tuple(history.values()),
-        checkpoint=attributes.get("checkpoint"),
-        latest_checkpoint=attributes.get("latest_checkpoint"),
-        run_id=attributes.get("run_id"),
+        metrics=dict(attributes[f"{EPOCH}{best['epoch']}"]) if best else {},
+        history=history,
+        checkpoint=best.get("path"),
+        latest_checkpoint=_checkpoint(trial, "latest").get("path"),
+        run_id=attributes.get(RUN),
         failure=attributes.get(FAILURE),
     )
+
+
+def _checkpoint(trial: FrozenTrial, which: str) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = trial.user_attrs.get(CHECKPOINTS, {}).get(which, {})
+    return checkpoint

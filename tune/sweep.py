@@ -60,7 +60,8 @@ def sweep(
 ) -> SweepResult:
     """Runs the recipe's search to its end, or continues the one that `folder` holds.
 
-    `on_update` is called in this process with all trials whenever one starts, reports or ends.
+    `on_update` is called in this process with every trial that an earlier driver left, and with each trial that starts,
+    reports or ends.
 
     Raises:
         InputError: when `folder` holds a sweep of another recipe or of other data.
@@ -74,7 +75,8 @@ def sweep(
     run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
     recorder = TrialRecorder(search, tracker, run_id, on_update)
     search.settle(tracker.finish)
-    on_update(search.records())
+    for record in search.records():
+        on_update(record)
     remaining = recipe.search.num_trials - search.num_finished
     if remaining > 0:
         try:

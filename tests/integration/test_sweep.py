@@ -1,6 +1,5 @@
 """Sweeps on a real cluster: every trial counted once, whatever ends the driver."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ class Stopped(BaseException):
     """What ends a driver in these tests, as Ctrl-C would."""
 
 
-def run(job: Job, on_update: OnUpdate = lambda records: None, allocation: Allocation = TWO_AT_ONCE) -> SweepResult:
+def run(job: Job, on_update: OnUpdate = lambda record: None, allocation: Allocation = TWO_AT_ONCE) -> SweepResult:
     from common.tracking import Tracker
 
     tracker = Tracker.open(job.tracking_uri, job.recipe.experiment)
@@ -50,7 +49,7 @@ def runs_of(job: Job) -> list[Any]:
 def test_a_sweep_ends_with_a_leaderboard_checkpoints_and_one_mlflow_run_a_trial(tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.scheduler=fifo")
     seen: list[str] = []
-    result = run(job, lambda records: seen.extend(record.state for record in records))
+    result = run(job, lambda record: seen.append(record.state))
 
     assert [trial.state for trial in result.trials] == ["complete"] * 3
     accuracies = [trial.metrics["accuracy"] for trial in result.trials]
@@ -80,8 +79,8 @@ def test_a_sweep_ends_with_a_leaderboard_checkpoints_and_one_mlflow_run_a_trial(
 def test_a_driver_that_ends_midway_is_continued_without_repeating_or_losing_a_trial(tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=4", "search.scheduler=fifo")
 
-    def stop_after_one(records: Sequence[TrialRecord]) -> None:
-        if any(record.state == "complete" for record in records):
+    def stop_after_one(record: TrialRecord) -> None:
+        if record.state == "complete":
             raise Stopped
 
     with pytest.raises(Stopped):
