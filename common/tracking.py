@@ -62,7 +62,7 @@ class MetricsAtStep:
 
     values: Mapping[str, float]
     step: int
-    measured_at_ms: int
+    measured_at_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
 
 def sqlite_uri(storage: str) -> str:
@@ -163,7 +163,7 @@ class Tracker:
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Records metrics in one request, at `step` (an epoch, say)."""
-        self.log(run_id, metrics=[MetricsAtStep(metrics, step or 0, int(time.time() * 1000))])
+        self.log(run_id, metrics=[MetricsAtStep(metrics, step or 0)])
 
     def log(
         self, run_id: str, *, params: Mapping[str, Any] | None = None, metrics: Sequence[MetricsAtStep] = ()
@@ -199,6 +199,18 @@ class Tracker:
                 ids = [found.experiment_id for found in _pages(self.client.search_experiments)]
             condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
             return [run.info.run_id for run in _pages(self.client.search_runs, ids, condition)]
+
+    def open_children(self, parent_run_id: str) -> dict[str, str]:
+        """The child runs that nobody has ended: each one's id and name."""
+        condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and attributes.status = 'RUNNING'"
+        with _explained(self.uri):
+            runs = _pages(self.client.search_runs, [self.experiment_id], condition)
+            return {run.info.run_id: run.info.run_name for run in runs}
+
+    def logged_steps(self, run_id: str, metric: str) -> set[int]:
+        """The steps at which a metric was recorded."""
+        with _explained(self.uri):
+            return {logged.step for logged in self.client.get_metric_history(run_id, metric)}
 
     def reopen(self, run_id: str) -> None:
         """Marks a run as running again, after an interruption."""

@@ -15,6 +15,11 @@ OnUpdate = Callable[[TrialRecord], None]
 """Takes a trial that has started, reported or ended."""
 
 
+def run_name(trial_number: int) -> str:
+    """What a trial's MLflow run is called."""
+    return f"trial-{trial_number}"
+
+
 class TrialRecorder(ray.tune.Callback):
     """Writes what the trials report to the study and to MLflow; the driver alone does, so there is one writer."""
 
@@ -31,7 +36,7 @@ class TrialRecorder(ray.tune.Callback):
         record = self._search.record(trial.trial_id)
         run_id = record.run_id
         if run_id is None:
-            run_id = self._tracker.start(f"trial-{record.number}", parent_run_id=self._parent_run_id)
+            run_id = self._tracker.start(run_name(record.number), parent_run_id=self._parent_run_id)
             self._search.record_run(trial.trial_id, run_id)
             self._writer.write(run_id, params=record.params)
         elif trial.trial_id not in self._open_runs:

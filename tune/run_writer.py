@@ -54,9 +54,8 @@ class RunWriter:
         status: RunStatus | None = None,
     ) -> None:
         """Records parameters, metrics by epoch, or the end of a run; returns at once."""
-        now_ms = int(time.time() * 1000)
-        at_steps = [MetricsAtStep(values, step, now_ms) for step, values in (metrics or {}).items()]
-        given = _Waiting(dict(params or {}), at_steps, status, now_ms if status else None)
+        at_steps = [MetricsAtStep(values, step) for step, values in (metrics or {}).items()]
+        given = _Waiting(dict(params or {}), at_steps, status, int(time.time() * 1000) if status else None)
         with self._changed:
             self._waiting.setdefault(run_id, _Waiting()).add(given)
             self._changed.notify()

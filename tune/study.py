@@ -128,6 +128,13 @@ class StudySearch(OptunaSearch):
         """Notes which MLflow run is the trial's."""
         self.trial(tune_trial_id).set_user_attr(RUN, run_id)
 
+    def adopt_run(self, number: int, run_id: str) -> None:
+        """Notes the run that an earlier driver had started for a trial when it was killed; an ended trial keeps to
+        what it has."""
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        if not frozen.state.is_finished():
+            optuna.Trial(self.study, frozen._trial_id).set_user_attr(RUN, run_id)
+
     def record_epoch(self, tune_trial_id: str, metrics: Mapping[str, float]) -> None:
         """Notes what an epoch reported."""
         self.trial(tune_trial_id).set_user_attr(f"{EPOCH}{int(metrics['epoch'])}", dict(metrics))

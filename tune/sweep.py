@@ -22,6 +22,7 @@ from common.tokenised import PreparedData
 from common.tracking import DatasetInput, Tracker
 from tune.allocation import Allocation
 from tune.recorder import OnUpdate, TrialRecorder
+from tune.run_recovery import recover_runs
 from tune.study import StudySearch, TrialRecord, journal
 from tune.trial import TrialTask, run_trial
 from tune.tuner import run_trials
@@ -73,6 +74,7 @@ def sweep(
     search = StudySearch(recipe.search, name=sweep_id, storage=storage, epochs=recipe.train.epochs)
     _refuse_changes(search, {"recipe": _searched(recipe), "data": prepared.data_digest})
     run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
+    recover_runs(search, tracker, run_id)
     recorder = TrialRecorder(search, tracker, run_id, on_update)
     search.settle(tracker.finish)
     for record in search.records():

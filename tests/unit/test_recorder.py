@@ -83,7 +83,7 @@ def test_closing_ends_every_open_run_even_when_whoever_watches_interrupts(study:
         with pytest.raises(KeyboardInterrupt):
             recorder.on_trial_start(0, [], SimpleNamespace(trial_id=trial_id))  # type: ignore[arg-type]
     recorder.close("KILLED")
-    assert tracker.seen == [("finish", "run-of-trial-0", "KILLED"), ("finish", "run-of-trial-1", "KILLED")]
+    assert sorted(tracker.seen) == [("finish", "run-of-trial-0", "KILLED"), ("finish", "run-of-trial-1", "KILLED")]
 
 
 def test_whoever_watches_sees_each_change_of_a_trial_and_no_other_trial(study: StudySearch) -> None:
