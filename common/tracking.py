@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ PROBE_TIMEOUT_S = 4.0
 
 _SQLITE = "sqlite:///"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}
+_MAX_METRICS = 900  # in a request; MLflow takes 1,000 entries
 _MAX_DIGEST_LENGTH = 36  # of MLflow's dataset table
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -53,6 +54,15 @@ class DatasetInput:
     digest: str
     source: str
     num_rows: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MetricsAtStep:
+    """Metrics of one step (an epoch, say) and when they were measured, in milliseconds since 1970."""
+
+    values: Mapping[str, float]
+    step: int
+    measured_at_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
 
 def sqlite_uri(storage: str) -> str:
@@ -139,28 +149,52 @@ class Tracker:
         with _explained(self.uri):
             run = self.client.create_run(self.experiment_id, run_name=name, tags=all_tags)
             run_id: str = run.info.run_id
-            self.log_params(run_id, params or {})
+        self.describe(run_id, params=params, recipe_yaml=recipe_yaml, dataset=dataset)
+        return run_id
+
+    def describe(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        recipe_yaml: str | None = None,
+        dataset: DatasetInput | None = None,
+    ) -> None:
+        """Records what a run is about; the same may be recorded again."""
+        with _explained(self.uri):
+            if params:
+                self.log_params(run_id, params)
             if recipe_yaml is not None:
                 self.client.log_text(run_id, recipe_yaml, "recipe.yaml")
             if dataset is not None:
                 self.client.log_inputs(run_id, [_dataset_entity(dataset)])
-        return run_id
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Records parameters; MLflow refuses to change one that is already there."""
-        from mlflow.entities import Param
-
-        with _explained(self.uri):
-            self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        self.log(run_id, params=params)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Records metrics in one request, at `step` (an epoch, say)."""
-        from mlflow.entities import Metric
+        self.log(run_id, metrics=[MetricsAtStep(metrics, step or 0)])
 
-        now_ms = int(time.time() * 1000)
-        rows = [Metric(key, float(value), now_ms, step or 0) for key, value in metrics.items()]
+    def log(
+        self, run_id: str, *, params: Mapping[str, Any] | None = None, metrics: Sequence[MetricsAtStep] = ()
+    ) -> None:
+        """Records parameters and metrics of several steps in as few requests as MLflow allows.
+
+        Metrics that are recorded twice with the same time are there once.
+        """
+        from mlflow.entities import Metric, Param
+
+        rest = [
+            Metric(key, float(value), at.measured_at_ms, at.step) for at in metrics for key, value in at.values.items()
+        ]
+        named = [Param(key, str(value)) for key, value in (params or {}).items()]
         with _explained(self.uri):
-            self.client.log_batch(run_id, metrics=rows)
+            while rest or named:
+                now, rest = rest[:_MAX_METRICS], rest[_MAX_METRICS:]
+                self.client.log_batch(run_id, metrics=now, params=named)
+                named = []
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Sets tags; one that is there is replaced."""
@@ -178,15 +212,27 @@ class Tracker:
             condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
             return [run.info.run_id for run in _pages(self.client.search_runs, ids, condition)]
 
+    def open_children(self, parent_run_id: str) -> dict[str, str]:
+        """The child runs that nobody has ended: each one's id and name."""
+        condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and attributes.status = 'RUNNING'"
+        with _explained(self.uri):
+            runs = _pages(self.client.search_runs, [self.experiment_id], condition)
+            return {run.info.run_id: run.info.run_name for run in runs}
+
+    def logged_steps(self, run_id: str, metric: str) -> set[int]:
+        """The steps at which a metric was recorded."""
+        with _explained(self.uri):
+            return {logged.step for logged in self.client.get_metric_history(run_id, metric)}
+
     def reopen(self, run_id: str) -> None:
         """Marks a run as running again, after an interruption."""
         with _explained(self.uri):
             self.client.update_run(run_id, status="RUNNING")
 
-    def finish(self, run_id: str, status: RunStatus = "FINISHED") -> None:
-        """Ends a run."""
+    def finish(self, run_id: str, status: RunStatus = "FINISHED", ended_at_ms: int | None = None) -> None:
+        """Ends a run, now or in the past."""
         with _explained(self.uri):
-            self.client.set_terminated(run_id, status)
+            self.client.set_terminated(run_id, status, ended_at_ms)
 
 
 def _user() -> str:

@@ -119,9 +119,9 @@ def _our_sweep(both: Contest, grid: Grid, trials: int, target: float) -> tuple[f
     started = time.perf_counter()
     reached_s = math.inf
 
-    def look(records: Sequence[TrialRecord]) -> None:
+    def look(record: TrialRecord) -> None:
         nonlocal reached_s
-        if any(record.metrics and record.metrics["accuracy"] >= target for record in records):
+        if record.metrics and record.metrics["accuracy"] >= target:
             reached_s = min(reached_s, time.perf_counter() - started)
 
     with tempfile.TemporaryDirectory(prefix="tuneserve-bench-") as storage, connect():

@@ -114,9 +114,8 @@ class SweepView:
         self._clock = clock
         self._started = clock()
         self._summed_up = self._started
-        self._before: Work | None = None
-        self._records: Sequence[TrialRecord] = ()
-        self._seen: dict[str, tuple[str, int]] = {}
+        self._before = Work(0, 0)
+        self._trials: dict[str, TrialRecord] = {}
         self._live = (
             Live(console=console, refresh_per_second=2, get_renderable=self._table) if console.is_terminal else None
         )
@@ -129,36 +128,40 @@ class SweepView:
     def __exit__(self, *exception: object) -> None:
         if self._live:
             self._live.stop()
-        elif self._records:
+        elif self._trials:
             say(self._summary())
 
-    def update(self, records: "Sequence[TrialRecord]") -> None:
-        """Takes the present state of all trials."""
-        if self._before is None:
-            self._before = Work.of(records)
-        self._records = records
+    def update(self, record: "TrialRecord") -> None:
+        """Takes the present state of a trial."""
+        known = self._trials.get(record.name)
+        self._trials[record.name] = record
+        if known is None:  # what it brings along was done before this command
+            before, brought = self._before, Work.of([record])
+            self._before = Work(before.num_ended + brought.num_ended, before.num_epochs + brought.num_epochs)
+        elif (known.state, len(known.history)) == (record.state, len(record.history)):
+            return
         if self._live:
             return
-        for record in records:
-            change = (record.state, len(record.history))
-            if self._seen.get(record.name) == change:
-                continue
-            self._seen[record.name] = change
-            say(self._line(record))
-            if record.state != "running" and self._clock() - self._summed_up >= SUMMARY_EVERY_S:
-                self._summed_up = self._clock()
-                say(self._summary())
+        say(self._line(record))
+        if record.state != "running" and self._clock() - self._summed_up >= SUMMARY_EVERY_S:
+            self._summed_up = self._clock()
+            say(self._summary())
+
+    @property
+    def _records(self) -> "list[TrialRecord]":
+        return list(self._trials.values())  # a live table is drawn by a thread of its own
 
     def _table(self) -> Table:
-        running = [record for record in self._records if record.state == "running"]
-        rest = [record for record in reversed(self._records) if record.state != "running"]
+        records = self._records
+        running = [record for record in records if record.state == "running"]
+        rest = [record for record in reversed(records) if record.state != "running"]
         table = leaderboard_table([*running, *rest], self._outlook.metric)
         table.title = self._summary()
         table.title_justify = "left"
         return table
 
     def _summary(self) -> str:
-        return summary(self._outlook, self._records, self._before or Work(0, 0), self._clock() - self._started)
+        return summary(self._outlook, self._records, self._before, self._clock() - self._started)
 
     def _line(self, record: "TrialRecord") -> str:
         params = " ".join(f"{name}={value_text(value)}" for name, value in record.params.items())

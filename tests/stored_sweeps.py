@@ -14,7 +14,7 @@ from common.recipe_file import dump_recipe
 from tune.figure_style import LIGHT, Draw, Look, Renderings
 from tune.search_space import draw
 from tune.stored_sweep import StoredSweep, load_sweep
-from tune.study import FAILURE, StudySearch, journal
+from tune.study import CHECKPOINTS, EPOCH, FAILURE, RUN, StudySearch, journal
 
 SWEEP_ID = "tiny-sweep-20260101-000000-1"
 
@@ -99,8 +99,8 @@ def sketch(draw: Draw, title: str) -> Renderings:
 
 def _frozen(recipe: Recipe, number: int, trial: Trained) -> optuna.trial.FrozenTrial:
     metric = recipe.search.metric
-    history = {
-        str(epoch): {
+    attributes: dict[str, Any] = {RUN: f"run-{number}"} | {
+        f"{EPOCH}{epoch}": {
             "epoch": epoch,
             "accuracy": value,
             "macro_f1": value - 0.01,
@@ -111,10 +111,9 @@ def _frozen(recipe: Recipe, number: int, trial: Trained) -> optuna.trial.FrozenT
         }
         for epoch, value in enumerate(trial.values, start=1)
     }
-    attributes: dict[str, Any] = {"history": history, "run_id": f"run-{number}"}
     if trial.values and trial.checkpoint:
         best = (min if metric == "loss" else max)(trial.values)
-        attributes |= {"best_epoch": trial.values.index(best) + 1, "checkpoint": trial.checkpoint}
+        attributes[CHECKPOINTS] = {"best": {"epoch": trial.values.index(best) + 1, "path": trial.checkpoint}}
     if trial.failure:
         attributes[FAILURE] = trial.failure
     params = trial.params or {"learning_rate": 1e-4, "batch_size": 16, "weight_decay": 0.05}

@@ -5,6 +5,7 @@ it, or with a file that is missing or of another size, is not continued from.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from common.location import filesystem
 from common.storage import write_bytes
 
 MANIFEST_FILE = "manifest.json"
+
+CHECKPOINT_NAME = re.compile(r"checkpoint_\d+|epoch-\d+")
+"""What checkpoint folders are called: Tune's, and those of a Ray Train group."""
 
 STATE_FILE = "trainer_state.pt"
 """The optimiser's state, about twice the size of the weights."""
@@ -34,7 +38,7 @@ def keep_only(checkpoint: str) -> None:
     files, path = filesystem(checkpoint)
     trial, _, kept = path.rpartition("/")
     for info in files.get_file_info(pyarrow.fs.FileSelector(trial, allow_not_found=True)):
-        is_checkpoint = info.type == pyarrow.fs.FileType.Directory and info.base_name.startswith("checkpoint_")
+        is_checkpoint = info.type == pyarrow.fs.FileType.Directory and CHECKPOINT_NAME.fullmatch(info.base_name)
         if is_checkpoint and info.base_name != kept:
             files.delete_dir(info.path)
     with files.open_input_stream(f"{path}/{MANIFEST_FILE}") as stream:
@@ -44,6 +48,14 @@ def keep_only(checkpoint: str) -> None:
             f"{checkpoint}/{MANIFEST_FILE}", json.dumps(sizes, indent=1).encode()
         )  # first: it names fewer files
         files.delete_file(f"{path}/{STATE_FILE}")
+
+
+def discard(checkpoint: str) -> None:
+    """Removes all checkpoints of a trial that has ended, of which this is one."""
+    files, path = filesystem(checkpoint)
+    for info in files.get_file_info(pyarrow.fs.FileSelector(path.rpartition("/")[0], allow_not_found=True)):
+        if info.type == pyarrow.fs.FileType.Directory and CHECKPOINT_NAME.fullmatch(info.base_name):
+            files.delete_dir(info.path)
 
 
 def damage(checkpoint: str) -> str | None:

@@ -28,6 +28,8 @@ class ConfirmationSearch(StudySearch):
     Its study lies in the same file as the search's, but is another one: what TPE learns from is the search alone.
     """
 
+    keeps_all_checkpoints = True  # whose is promoted follows from the mean over all of a configuration's runs
+
     def __init__(
         self,
         recipe: Recipe,

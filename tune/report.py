@@ -19,8 +19,7 @@ from tune.mistakes import Answers, validation_answers
 from tune.parallel_coordinates import parallel_coordinates
 from tune.scheduler import REDUCTION_FACTOR, rungs
 from tune.stored_sweep import Missing, StoredSweep
-from tune.study import TrialRecord
-from tune.sweep import leaderboard
+from tune.study import TrialRecord, leaderboard
 
 TEMPLATE = "report.html.j2"
 

@@ -13,8 +13,8 @@ from common.metrics import direction
 from common.recipe import Recipe
 from common.search_range import Range
 from common.storage import read_json
-from tune.study import TrialRecord, stored_study
-from tune.sweep import leaderboard, study_file
+from tune.study import TrialRecord, leaderboard, stored_study
+from tune.sweep import study_file
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ driver, a new one continues from the study alone.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
@@ -21,6 +20,7 @@ from common.metrics import direction
 from common.search_range import Point
 from common.search_settings import Search
 from tune.search_space import draw
+from tune.study_file import StudyFile
 
 FAILURE = "failure"
 """Key of a result that ends a trial as failed, with the reason as its value."""
@@ -30,14 +30,24 @@ GROUP_CHECKPOINT = "checkpoint_path"
 
 STARTING_POINT = "starting_point"
 """User attribute of a trial whose parameters were given: the place in the list of points."""
+
+CONFIRMS, SEED = "confirms", "seed"
+"""User attributes of a run that confirms: the number of the trial it repeats, and its fresh seed."""
+
+RUN = "run_id"
+"""User attribute with the trial's MLflow run."""
+
+EPOCH = "epoch "
+"""Begins a user attribute, followed by the epoch: what the trial reported. One for each: none is written twice."""
+
+CHECKPOINTS = "checkpoints"
+"""User attribute with the epoch and the path of the `best`, the `second` best and the `latest` checkpoint. They are
+written together, so that whenever a driver is killed they fit each other."""
+
 _RECIPE, _PREPARED = "recipe_yaml", "prepared_uri"
 """The study's own attributes that say what its trials do."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-CONFIRMS, SEED = "confirms", "seed"
-"""User attributes of a run that confirms: the number of the trial it repeats, and its fresh seed."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +90,22 @@ class TrialRecord:
         """Names its MLflow run and its folder; unique in the sweep."""
         return f"trial-{self.number}" if self.seed is None else f"trial-{self.number}-seed-{self.seed}"
 
+    def without_checkpoints(self) -> "TrialRecord":
+        """The same trial, when its checkpoints were not kept."""
+        return replace(self, checkpoint=None, latest_checkpoint=None, fallback_checkpoint=None)
+
     @property
     def settings(self) -> dict[str, int | float | str]:
         """What it is trained with in place of the recipe's settings."""
         return self.params if self.seed is None else {**self.params, "seed": self.seed}
+
+
+def leaderboard(records: Sequence[TrialRecord], metric: str) -> list[TrialRecord]:
+    """Trials in order of the metric's best value over their epochs; those without a result last."""
+    sign = 1.0 if direction(metric) == "min" else -1.0
+    ranked = [record for record in records if record.metrics and record.state != "failed"]
+    rest = [record for record in records if not record.metrics or record.state == "failed"]
+    return sorted(ranked, key=lambda record: sign * record.metrics[metric]) + rest
 
 
 def is_better(metric: str, candidate: float, than: float) -> bool:
@@ -118,7 +140,9 @@ def stored_study(path: Path, name: str) -> StoredStudy | None:
 def journal(path: Path) -> JournalStorage:
     """The study's storage: a file that any process of this machine may read while the sweep writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    if not path.exists():
+        path.touch()
+    return JournalStorage(StudyFile(path))
 
 
 class StudySearch(OptunaSearch):
@@ -128,6 +152,9 @@ class StudySearch(OptunaSearch):
     values, not as COMPLETE with a partial one; a trial that was running when an earlier driver ended is suggested
     again, with its checkpoint, before new ones; and the study, not a pickle, is what is saved.
     """
+
+    keeps_all_checkpoints = False
+    """Whether every trial that ends keeps its best checkpoint, and not the best trial alone."""
 
     def __init__(self, search: Search, *, name: str, storage: JournalStorage, epochs: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -168,10 +195,10 @@ class StudySearch(OptunaSearch):
         seen_to_the_end = [
             frozen
             for frozen in self._interrupted
-            if frozen.user_attrs.get("latest_epoch") == self._planned_epochs(frozen.params)
+            if _checkpoint(frozen, "latest").get("epoch") == self._planned_epochs(frozen.params)
         ]
         for frozen in seen_to_the_end:
-            finish_run(frozen.user_attrs["run_id"])
+            finish_run(frozen.user_attrs[RUN])
             self._tell(optuna.Trial(self.study, frozen._trial_id), None)
             self._interrupted.remove(frozen)
 
@@ -195,8 +222,35 @@ class StudySearch(OptunaSearch):
         return list(_records(self.study))
 
     def record(self, tune_trial_id: str) -> TrialRecord:
-        """The trial behind a Tune trial."""
+        """The trial behind a Tune trial, as the study knows it."""
         return _record(self._stored(self.trial(tune_trial_id)))
+
+    def record_run(self, tune_trial_id: str, run_id: str) -> None:
+        """Notes which MLflow run is the trial's."""
+        self.trial(tune_trial_id).set_user_attr(RUN, run_id)
+
+    def adopt_run(self, name: str, run_id: str) -> None:
+        """Notes the run that an earlier driver had started for the trial of that name when it was killed.
+
+        A trial that has ended keeps to what it has.
+        """
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if _record(frozen).name == name:
+                optuna.Trial(self.study, frozen._trial_id).set_user_attr(RUN, run_id)
+
+    def record_epoch(self, tune_trial_id: str, metrics: Mapping[str, float]) -> None:
+        """Notes what an epoch reported."""
+        self.trial(tune_trial_id).set_user_attr(f"{EPOCH}{int(metrics['epoch'])}", dict(metrics))
+
+    def record_checkpoint(self, tune_trial_id: str, epoch: int, path: str) -> None:
+        """Notes where the checkpoint of an epoch lies, after `record_epoch`, and whether it is the best one."""
+        trial = self.trial(tune_trial_id)
+        stored = self._stored(trial)
+        latest: dict[str, Any] = {"epoch": epoch, "path": path}
+        best, second = _checkpoint(stored, "best"), _checkpoint(stored, "second")
+        if not best or is_better(self.metric, self._value(stored, epoch), self._value(stored, best["epoch"])):
+            best, second = latest, best
+        trial.set_user_attr(CHECKPOINTS, {"best": best, "second": second, "latest": latest})
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The parameters to try next; a trial that an earlier driver left unfinished comes first."""
@@ -222,6 +276,9 @@ class StudySearch(OptunaSearch):
         """Tells the study that the trials which still run were stopped: Tune does not when its time budget ends."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._tell(optuna.Trial(self.study, frozen._trial_id), None)
+
+    def _value(self, trial: FrozenTrial, epoch: int) -> float:
+        return float(trial.user_attrs[f"{EPOCH}{epoch}"][self.metric])
 
     def _stored(self, trial: optuna.Trial) -> FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)
@@ -266,11 +323,6 @@ def _suggestion(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _fallback(attributes: Mapping[str, Any]) -> str | None:
-    best: str | None = attributes.get("checkpoint")
-    return attributes.get("second_checkpoint") if best == attributes.get("latest_checkpoint") else best
-
-
 def _records(study: optuna.Study) -> tuple[TrialRecord, ...]:
     trials = study.get_trials(deepcopy=False)
     return tuple(_record(trial) for trial in trials if trial.state != TrialState.WAITING)
@@ -278,18 +330,24 @@ def _records(study: optuna.Study) -> tuple[TrialRecord, ...]:
 
 def _record(trial: FrozenTrial) -> TrialRecord:
     attributes: Mapping[str, Any] = trial.user_attrs
-    history: Mapping[str, dict[str, float]] = attributes.get("history", {})
+    best, latest = _checkpoint(trial, "best"), _checkpoint(trial, "latest")
+    fallback = best if best != latest else _checkpoint(trial, "second")
     return TrialRecord(
         number=attributes.get(CONFIRMS, trial.number),
         state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
         params=dict(trial.params),
         # Of the epoch that the checkpoint is of: an epoch whose checkpoint was lost cannot be promoted.
-        metrics=dict(history.get(str(attributes.get("best_epoch")), {})),
-        history=tuple(history.values()),
-        checkpoint=attributes.get("checkpoint"),
-        latest_checkpoint=attributes.get("latest_checkpoint"),
-        fallback_checkpoint=_fallback(attributes),
-        run_id=attributes.get("run_id"),
+        metrics=dict(attributes[f"{EPOCH}{best['epoch']}"]) if best else {},
+        history=tuple(metrics for key, metrics in attributes.items() if key.startswith(EPOCH)),
+        checkpoint=best.get("path"),
+        latest_checkpoint=latest.get("path"),
+        fallback_checkpoint=fallback.get("path"),
+        run_id=attributes.get(RUN),
         failure=attributes.get(FAILURE),
         seed=attributes.get(SEED),
     )
+
+
+def _checkpoint(trial: FrozenTrial, which: str) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = trial.user_attrs.get(CHECKPOINTS, {}).get(which, {})
+    return checkpoint

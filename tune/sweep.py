@@ -5,18 +5,15 @@ Running it again with the same folder continues it.
 """
 
 import functools
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray.tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from common.errors import TrainingError
 from common.location import cache_folder, local_path
-from common.metrics import direction
 from common.recipe import Recipe
 from common.search_range import Point
 from common.search_settings import Search
@@ -26,12 +23,14 @@ from tune.allocation import Allocation
 from tune.confirm import ConfirmationSearch, crowned, fresh_seeds, representative
 from tune.identity import refuse_changes
 from tune.recorder import OnUpdate, TrialRecorder
+from tune.run_recovery import recover_runs
 from tune.scheduler import make_scheduler, replay
-from tune.study import StudySearch, TrialRecord, journal
+from tune.study import StudySearch, TrialRecord, journal, leaderboard
 from tune.trial import TrialTask, run_trial
+from tune.tuner import run_trials
 
-MAX_PROCESS_FAILURES = 3
-"""How often a trial is continued elsewhere after its process or node died."""
+SWEEP_TAG = "tuneserve.sweep"
+"""MLflow tag of a sweep's run: the sweep's id."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ def sweep(
 ) -> SweepResult:
     """Runs the recipe's search to its end, or continues the one that `folder` holds.
 
-    `on_update` is called in this process with all trials whenever one starts, reports or ends.
+    `on_update` is called in this process with every trial that an earlier driver left, and with each trial that starts,
+    reports or ends.
     `points` are tried first.
 
     Raises:
@@ -88,27 +88,20 @@ def sweep(
             f"sweep {sweep_id}: none of {len(trials)} trials finished an epoch: {'; '.join(sorted(reasons))}. "
             "Mend the cause and start a new sweep."
         )
+    trials = [trials[0], *(trial.without_checkpoints() for trial in trials[1:])]
     runs: list[TrialRecord] = []
     best = trials[0]
     if recipe.search.confirm is not None:
         seeds = fresh_seeds(recipe, recipe.search.confirm)
         leaders = [trial for trial in trials[: recipe.search.confirm.top] if trial.metrics and trial.state != "failed"]
         confirmation = ConfirmationSearch(recipe, name=sweep_id, storage=storage, leaders=leaders, seeds=seeds)
-        driver.confirm(confirmation, search.records(), started)
+        driver.confirm(confirmation, started)
         runs = confirmation.records()
         trials = crowned(trials, runs, seeds, recipe.search.metric)
         best = representative(trials[0], runs, seeds, recipe.search.metric)
     tracker.log_metrics(run_id, best.metrics, step=0)
     tracker.finish(run_id, "FINISHED")
     return SweepResult(sweep_id, tuple(trials), tuple(runs), best, run_id, time.monotonic() - started)
-
-
-def leaderboard(records: Sequence[TrialRecord], metric: str) -> list[TrialRecord]:
-    """Trials in order of the metric's best value over their epochs; those without a result last."""
-    sign = 1.0 if direction(metric) == "min" else -1.0
-    ranked = [record for record in records if record.metrics and record.state != "failed"]
-    rest = [record for record in records if not record.metrics or record.state == "failed"]
-    return sorted(ranked, key=lambda record: sign * record.metrics[metric]) + rest
 
 
 def search_budget_s(search: Search) -> float | None:
@@ -133,17 +126,24 @@ class _Driver:
 
     def search(self, search: StudySearch) -> None:
         """Runs the trials that are missing."""
-        search.settle(self.tracker.finish)
+        self._take_over(search)
         scheduler = make_scheduler(self.recipe, self.recipe.max_epochs)
         replay(scheduler, search.records(), self.recipe.search.metric)
-        self._run(search, "trials", scheduler, search_budget_s(self.recipe.search), self.on_update)
+        self._run(search, "trials", scheduler, search_budget_s(self.recipe.search))
 
-    def confirm(self, search: ConfirmationSearch, trials: Sequence[TrialRecord], started: float) -> None:
+    def confirm(self, search: ConfirmationSearch, started: float) -> None:
         """Trains the leaders in full with fresh seeds, in what is left of the time budget since `started`."""
-        search.settle(self.tracker.finish)
+        self._take_over(search)
         budget_s = self.recipe.search.time_budget_s
         left_s = None if budget_s is None else max(started + budget_s - time.monotonic(), 1.0)
-        self._run(search, "confirm", FIFOScheduler(), left_s, lambda runs: self.on_update([*trials, *runs]))
+        self._run(search, "confirm", FIFOScheduler(), left_s)
+
+    def _take_over(self, search: StudySearch) -> None:
+        """Completes what an earlier driver left half written, and shows what it left."""
+        recover_runs(search, self.tracker, self.run_id)
+        search.settle(self.tracker.finish)
+        for record in search.records():
+            self.on_update(record)
 
     def _run(
         self,
@@ -151,12 +151,10 @@ class _Driver:
         name: str,
         scheduler: TrialScheduler,
         time_budget_s: float | None,
-        on_update: OnUpdate,
     ) -> None:
-        recorder = TrialRecorder(search, self.tracker, self.run_id, on_update)
-        on_update(search.records())
         if search.num_missing <= 0:
             return
+        recorder = TrialRecorder(search, self.tracker, self.run_id, self.on_update)
         try:
             self._tune(search, name, scheduler, time_budget_s, recorder)
             search.end_unfinished()
@@ -174,61 +172,27 @@ class _Driver:
         time_budget_s: float | None,
         recorder: TrialRecorder,
     ) -> None:
-        _quiet_tune()
         recipe, allocation = self.recipe, self.allocation
-        task = TrialTask(
-            self.prepared.uri,
-            recipe.train,
-            recipe.model.lora,
-            recipe.search.metric,
-            allocation,
-            f"{self.folder}/groups",
+        lora, metric, groups = recipe.model.lora, recipe.search.metric, f"{self.folder}/groups"
+        task = TrialTask(self.prepared.uri, recipe.train, lora, metric, allocation, groups)
+        run_trials(
+            functools.partial(run_trial, task=task),
+            search=search,
+            scheduler=scheduler,
+            recorder=recorder,
+            folder=self.folder,
+            name=name,
+            resources=_resources(allocation),
+            max_concurrent=allocation.max_concurrent,
+            time_budget_s=time_budget_s,
         )
-        tuner = ray.tune.Tuner(
-            ray.tune.with_resources(functools.partial(run_trial, task=task), _resources(allocation)),
-            tune_config=ray.tune.TuneConfig(
-                search_alg=search,
-                scheduler=scheduler,
-                num_samples=search.num_missing,
-                max_concurrent_trials=allocation.max_concurrent,
-                time_budget_s=time_budget_s,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=ray.tune.RunConfig(
-                name=name,
-                storage_path=self.folder,
-                verbose=0,
-                callbacks=[recorder],
-                failure_config=ray.tune.FailureConfig(max_failures=MAX_PROCESS_FAILURES),
-                checkpoint_config=ray.tune.CheckpointConfig(
-                    num_to_keep=2,  # and the latest: should the newest be damaged, the one before is there
-                    checkpoint_score_attribute=recipe.search.metric,
-                    checkpoint_score_order=direction(recipe.search.metric),
-                ),
-            ),
-        )
-        tuner.fit()
 
 
-def _quiet_tune() -> None:
-    """Settings that Tune reads from the environment of the driver."""
-    os.environ.update(
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # MLflow and the study record the trials
-        TUNE_DISABLE_STRICT_METRIC_CHECKING="1",  # a failed trial reports its reason, not the metric
-        TUNE_DISABLE_SIGINT_HANDLER="1",  # Ctrl-C is ours: it must end the runs and say how to resume
-        TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
-        RAY_AIR_NEW_OUTPUT="0",
-    )
-
-
-def _resources(allocation: Allocation) -> ray.tune.PlacementGroupFactory:
+def _resources(allocation: Allocation) -> dict[str, float]:
     if allocation.num_workers > 1:
-        return ray.tune.PlacementGroupFactory(
-            [{"memory": 1}]
-        )  # its Ray Train group holds the resources; none at all is refused
+        return {"memory": 1}  # its Ray Train group holds the resources; none at all is refused
     bundle = {"CPU": float(allocation.cpus_per_worker), "GPU": allocation.gpus_per_worker}
-    return ray.tune.PlacementGroupFactory([{name: amount for name, amount in bundle.items() if amount}])
+    return {name: amount for name, amount in bundle.items() if amount}
 
 
 def study_file(folder: str) -> Path:
@@ -249,6 +213,9 @@ def _parent_run(
         return str(known)
     params = {"num_trials": recipe.search.num_trials, "metric": recipe.search.metric}
     dataset = DatasetInput(recipe.name, prepared.data_digest, recipe.data.source, prepared.num_rows)
-    run_id = tracker.start(sweep_id, params=params, recipe_yaml=recipe_yaml, dataset=dataset)
+    # One that a driver started, but was killed before it could note that.
+    found = tracker.find_runs({SWEEP_TAG: sweep_id})
+    run_id = found[0] if found else tracker.start(sweep_id, tags={SWEEP_TAG: sweep_id})
+    tracker.describe(run_id, params=params, recipe_yaml=recipe_yaml, dataset=dataset)
     search.study.set_user_attr("run_id", run_id)
     return run_id

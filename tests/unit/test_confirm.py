@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from tune.confirm import ConfirmationSearch, crowned, fresh_seeds, representative
-from tune.study import StudySearch, TrialRecord, journal
+from tune.study import CHECKPOINTS, StudySearch, TrialRecord, journal
 from tune.sweep import search_budget_s
 
 SEEDS = (1, 2)
@@ -116,7 +116,7 @@ def test_a_resumed_confirmation_continues_what_was_cut_off_and_repeats_nothing(t
     before.suggest("a")
     before.suggest("b")
     finish(before, "a", 0.9)
-    before.trial("b").set_user_attr("latest_checkpoint", "/checkpoint")
+    before.trial("b").set_user_attr(CHECKPOINTS, {"latest": {"epoch": 1, "path": "/checkpoint"}})
 
     after = open_confirmation(tmp_path, leaders)
     assert after.num_missing == 3

@@ -1,4 +1,4 @@
-"""Recording trials: a tracking server that is away loses nothing and stops no trial."""
+"""Recording trials: what a study and a tracking server get of what trials report."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +9,10 @@ import pytest
 from common.errors import TrackingError
 from common.search_range import Range
 from common.search_settings import Search
+from common.tracking import MetricsAtStep
+from tune.checkpoint import seal
 from tune.recorder import TrialRecorder
-from tune.study import FAILURE, StudySearch, journal
+from tune.study import FAILURE, StudySearch, TrialRecord, journal
 
 
 class FakeTracker:
@@ -23,16 +25,13 @@ class FakeTracker:
     def start(self, name: str, **_: Any) -> str:
         return f"run-of-{name}"
 
-    def log_metrics(self, run_id: str, metrics: dict[str, float], step: int) -> None:
-        self._take("metrics", run_id, step)
-
-    def finish(self, run_id: str, status: str) -> None:
-        self._take("finish", run_id, status)
-
-    def _take(self, *what: Any) -> None:
+    def log(self, run_id: str, *, params: dict[str, float], metrics: list[MetricsAtStep]) -> None:
         if self.away:
             raise TrackingError("away")
-        self.seen.append(what)
+        self.seen += [("metrics", run_id, at.step) for at in metrics]
+
+    def finish(self, run_id: str, status: str, ended_at_ms: int) -> None:
+        self.seen.append(("finish", run_id, status))
 
 
 @pytest.fixture
@@ -47,29 +46,29 @@ def epoch(number: int, accuracy: float) -> dict[str, float]:
     return {"epoch": number, "accuracy": accuracy, "loss": 0.1}
 
 
-def test_what_a_server_that_was_away_missed_is_recorded_in_order_when_it_is_back(study: StudySearch) -> None:
+def test_a_run_gets_its_epochs_and_its_end_in_order(study: StudySearch) -> None:
     tracker = FakeTracker()
-    recorder = TrialRecorder(study, tracker, "parent", lambda records: None)  # type: ignore[arg-type]
+    recorder = TrialRecorder(study, tracker, "parent", lambda record: None)  # type: ignore[arg-type]
     trial: Any = SimpleNamespace(trial_id="a", last_result=epoch(2, 0.6))
     recorder.on_trial_start(0, [], trial)
-    tracker.away = True
     recorder.on_trial_result(0, [], trial, epoch(1, 0.5))
     recorder.on_trial_result(0, [], trial, epoch(2, 0.6))
-    tracker.away = False
     recorder.on_trial_complete(0, [], trial)
+    recorder.close("KILLED")  # of the runs that are open: there is none
     run = "run-of-trial-0"
     assert tracker.seen == [("metrics", run, 1), ("metrics", run, 2), ("finish", run, "FINISHED")]
-    recorder.close("FINISHED")
-    assert len(tracker.seen) == 3
+    assert study.record("a").run_id == run
 
 
-def test_a_server_that_stays_away_is_an_error_at_the_end(study: StudySearch) -> None:
+def test_a_server_that_stays_away_stops_no_trial_and_is_an_error_at_the_end(study: StudySearch) -> None:
     tracker = FakeTracker()
-    recorder = TrialRecorder(study, tracker, "parent", lambda records: None)  # type: ignore[arg-type]
+    recorder = TrialRecorder(study, tracker, "parent", lambda record: None)  # type: ignore[arg-type]
     trial: Any = SimpleNamespace(trial_id="a", last_result={FAILURE: "out of memory"})
     recorder.on_trial_start(0, [], trial)
     tracker.away = True
+    recorder.on_trial_result(0, [], trial, epoch(1, 0.5))
     recorder.on_trial_complete(0, [], trial)
+    assert [metrics["epoch"] for metrics in study.record("a").history] == [1]
     with pytest.raises(TrackingError):
         recorder.close("FINISHED")
 
@@ -77,7 +76,7 @@ def test_a_server_that_stays_away_is_an_error_at_the_end(study: StudySearch) -> 
 def test_closing_ends_every_open_run_even_when_whoever_watches_interrupts(study: StudySearch) -> None:
     tracker = FakeTracker()
 
-    def interrupt(records: Any) -> None:
+    def interrupt(record: TrialRecord) -> None:
         raise KeyboardInterrupt
 
     recorder = TrialRecorder(study, tracker, "parent", interrupt)  # type: ignore[arg-type]
@@ -86,18 +85,32 @@ def test_closing_ends_every_open_run_even_when_whoever_watches_interrupts(study:
         with pytest.raises(KeyboardInterrupt):
             recorder.on_trial_start(0, [], SimpleNamespace(trial_id=trial_id))  # type: ignore[arg-type]
     recorder.close("KILLED")
-    assert tracker.seen == [("finish", "run-of-trial-0", "KILLED"), ("finish", "run-of-trial-1", "KILLED")]
+    assert sorted(tracker.seen) == [("finish", "run-of-trial-0", "KILLED"), ("finish", "run-of-trial-1", "KILLED")]
+
+
+def test_whoever_watches_sees_each_change_of_a_trial_and_no_other_trial(study: StudySearch) -> None:
+    seen: list[tuple[int, int]] = []
+    recorder = TrialRecorder(study, FakeTracker(), "parent", lambda r: seen.append((r.number, len(r.history))))  # type: ignore[arg-type]
+    study.suggest("b")
+    trials: list[Any] = [SimpleNamespace(trial_id=trial_id, last_result=epoch(1, 0.5)) for trial_id in "ab"]
+    for trial in trials:
+        recorder.on_trial_start(0, [], trial)
+    recorder.on_trial_result(0, [], trials[1], epoch(1, 0.5))
+    recorder.on_trial_complete(0, [], trials[1])
+    assert seen == [(0, 0), (1, 0), (1, 1), (1, 1)]
+    recorder.close("KILLED")
 
 
 def test_the_best_checkpoint_is_that_of_the_best_epoch_and_the_latest_that_of_the_last(study: StudySearch) -> None:
-    recorder = TrialRecorder(study, FakeTracker(), "parent", lambda records: None)  # type: ignore[arg-type]
+    recorder = TrialRecorder(study, FakeTracker(), "parent", lambda record: None)  # type: ignore[arg-type]
     trial: Any = SimpleNamespace(trial_id="a", last_result={})
     recorder.on_trial_start(0, [], trial)
     for number, accuracy in enumerate((0.5, 0.9, 0.8), start=1):
         trial.last_result = epoch(number, accuracy)
         recorder.on_trial_result(0, [], trial, trial.last_result)
         recorder.on_checkpoint(0, [], trial, SimpleNamespace(path=f"/checkpoint-{number}"))  # type: ignore[arg-type]
-    (record,) = study.records()
+    recorder.close("KILLED")
+    record = study.record("a")
     assert (record.checkpoint, record.latest_checkpoint) == ("/checkpoint-2", "/checkpoint-3")
     assert record.metrics["accuracy"] == 0.9
 
@@ -120,6 +133,31 @@ def test_beside_the_latest_checkpoint_one_that_tune_keeps_is_known(
     recorder.on_trial_start(0, [], trial)
     for number, accuracy in enumerate(accuracies, start=1):
         trial.last_result = epoch(number, accuracy)
+        recorder.on_trial_result(0, [], trial, trial.last_result)
         recorder.on_checkpoint(0, [], trial, SimpleNamespace(path=f"/checkpoint-{number}"))  # type: ignore[arg-type]
+    recorder.close("KILLED")
     (record,) = study.records()
     assert record.fallback_checkpoint == fallback
+
+
+def test_of_all_ended_trials_the_best_alone_keeps_a_checkpoint(study: StudySearch, tmp_path: Path) -> None:
+    """The third ties with the first, which stays; the fourth is better, but failed."""
+    recorder = TrialRecorder(study, FakeTracker(), "parent", lambda record: None)  # type: ignore[arg-type]
+    kept = []
+    for trial_id, accuracy, failure in (("a", 0.8, None), ("b", 0.5, None), ("c", 0.8, None), ("d", 0.9, "diverged")):
+        if trial_id != "a":  # the fixture's
+            study.suggest(trial_id)
+        checkpoint = tmp_path / trial_id / "checkpoint_000000"
+        checkpoint.mkdir(parents=True)
+        seal(checkpoint)
+        trial: Any = SimpleNamespace(trial_id=trial_id, last_result=epoch(1, accuracy))
+        recorder.on_trial_start(0, [], trial)
+        study.on_trial_result(trial_id, trial.last_result)
+        recorder.on_trial_result(0, [], trial, trial.last_result)
+        recorder.on_checkpoint(0, [], trial, SimpleNamespace(path=str(checkpoint)))  # type: ignore[arg-type]
+        study.on_trial_complete(trial_id, {FAILURE: failure} if failure else trial.last_result)
+        recorder.on_trial_complete(0, [], trial)
+        kept.append(sorted(path.parent.name for path in tmp_path.glob("*/checkpoint_000000")))
+    recorder.close("FINISHED")
+    assert kept == [["a"], ["a"], ["a"], ["a"]]
+    assert TrialRecorder(study, FakeTracker(), "parent", lambda record: None)._leader[0].number == 0  # type: ignore[arg-type]

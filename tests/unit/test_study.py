@@ -25,6 +25,7 @@ def report(study: StudySearch, trial: str, *accuracies: float) -> dict[str, floa
     for number, accuracy in enumerate(accuracies, start=1):
         result = epoch(number, accuracy)
         study.on_trial_result(trial, result)
+        study.record_epoch(trial, result)
     return result
 
 
@@ -67,12 +68,12 @@ def test_an_interrupted_trial_is_suggested_again_first_with_its_checkpoint(tmp_p
     before.suggest("b")
     before.on_trial_complete("b", report(before, "b", 0.1, 0.2, 0.3))
     report(before, "a", 0.5)
-    before.trial("a").set_user_attr("latest_checkpoint", "/checkpoints/a/1")
+    before.record_checkpoint("a", 1, "/checkpoints/a/1")
     assert suggested is not None
 
     after = open_study(tmp_path)
     again = after.suggest("c")
-    assert again == {**suggested, "resume_from": ["/checkpoints/a/1"]}
+    assert again == {**suggested, "resume_from": ["/checkpoints/a/1"], "reported_epochs": [1]}
     after.on_trial_complete("c", report(after, "c", 0.5, 0.6, 0.7))
     assert states(after) == ["complete", "complete"]
     new = after.suggest("d")
@@ -83,9 +84,9 @@ def test_an_interrupted_trial_is_suggested_again_first_with_its_checkpoint(tmp_p
 def test_a_trial_cut_off_after_its_last_epoch_is_complete_and_not_repeated(tmp_path: Path) -> None:
     before = open_study(tmp_path)
     before.suggest("a")
-    before.trial("a").set_user_attr("run_id", "run-of-a")
+    before.record_run("a", "run-of-a")
     report(before, "a", 0.5, 0.6, 0.7)
-    before.trial("a").set_user_attr("latest_epoch", 3)
+    before.record_checkpoint("a", 3, "/checkpoints/a/3")
     after = open_study(tmp_path)
     assert states(after) == ["running"]  # reading a study changes nothing
     finished: list[str] = []
@@ -101,8 +102,7 @@ def test_a_trial_whose_last_checkpoint_was_not_recorded_trains_its_last_epoch_ag
     before = open_study(tmp_path)
     before.suggest("a")
     report(before, "a", 0.5, 0.6, 0.7)
-    before.trial("a").set_user_attr("latest_epoch", 2)
-    before.trial("a").set_user_attr("latest_checkpoint", "/checkpoints/a/2")
+    before.record_checkpoint("a", 2, "/checkpoints/a/2")
     after = open_study(tmp_path)
     after.settle(lambda run_id: pytest.fail("its last checkpoint is missing"))
     again = after.suggest("b")
@@ -155,11 +155,15 @@ def test_searched_epochs_decide_when_a_trial_is_complete(tmp_path: Path) -> None
 def test_a_trial_is_ranked_by_the_epoch_of_its_checkpoint(metric: str, best: float, tmp_path: Path) -> None:
     study = open_study(tmp_path, SEARCH.model_copy(update={"metric": metric}))
     study.suggest("a")
-    history = {str(n): {**epoch(n, a)} for n, a in enumerate((0.5, 0.9, 0.8), start=1)}
-    study.trial("a").set_user_attr("history", history)
-    assert study.records()[0].metrics == {}  # of no epoch is there a checkpoint
-    study.trial("a").set_user_attr("best_epoch", 2)
-    assert study.records()[0].metrics[metric] == pytest.approx(best)
+    for number, accuracy in enumerate((0.5, 0.9, 0.8), start=1):
+        study.record_epoch("a", epoch(number, accuracy))
+    assert study.record("a").metrics == {}  # of no epoch is there a checkpoint
+    for number in (1, 2, 3):
+        study.record_checkpoint("a", number, f"/checkpoints/a/{number}")
+    record = study.record("a")
+    assert record.metrics[metric] == pytest.approx(best)
+    assert (record.checkpoint, record.latest_checkpoint) == ("/checkpoints/a/2", "/checkpoints/a/3")
+    assert [metrics["epoch"] for metrics in record.history] == [1, 2, 3]
 
 
 def test_starting_points_come_first_and_once_however_often_the_sweep_is_resumed(tmp_path: Path) -> None:

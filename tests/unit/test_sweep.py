@@ -9,8 +9,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from common.recipe_file import load_recipe, shipped_recipes
 from tune.scheduler import make_scheduler, replay, rungs
-from tune.study import TrialRecord
-from tune.sweep import leaderboard, study_file
+from tune.study import TrialRecord, leaderboard
+from tune.sweep import study_file
 
 QUICKSTART = str(shipped_recipes()["quickstart"])
 

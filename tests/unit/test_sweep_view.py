@@ -112,12 +112,14 @@ def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 def test_a_log_file_gets_each_change_once_and_a_summary_when_a_trial_ends_without_colours(log: io.StringIO) -> None:
     now = [0.0]
     with SweepView(OUTLOOK, clock=lambda: now[0]) as view:
-        view.update([trial(0, "running")])
-        view.update([trial(0, "running")])
-        view.update([trial(0, "running", 0.5)])
+        view.update(trial(0, "running"))
+        view.update(trial(0, "running"))
+        view.update(trial(0, "running", 0.5))
         now[0] = SUMMARY_EVERY_S + 1
-        view.update([trial(0, "complete", 0.5, 0.6), trial(1, "running")])
-        view.update([trial(0, "complete", 0.5, 0.6), trial(1, "complete", 0.5)])
+        view.update(trial(0, "complete", 0.5, 0.6))
+        view.update(trial(1, "running"))
+        view.update(trial(0, "complete", 0.5, 0.6))
+        view.update(trial(1, "complete", 0.5))
         lines = log.getvalue().splitlines()
         assert len([line for line in lines if "trial 0 " in line and "running" in line]) == 2
         assert len([line for line in lines if "of 6 trials" in line]) == 1  # the second would come too soon
@@ -128,7 +130,8 @@ def test_a_log_file_gets_each_change_once_and_a_summary_when_a_trial_ends_withou
 
 def test_a_run_that_confirms_is_told_from_its_trial(log: io.StringIO) -> None:
     with SweepView(OUTLOOK) as view:
-        view.update([trial(3, "complete", 0.5), trial(3, "running", seed=7)])
+        view.update(trial(3, "complete", 0.5))
+        view.update(trial(3, "running", seed=7))
     assert "trial 3 seed 7 running" in log.getvalue()
 
 
@@ -138,5 +141,5 @@ def test_on_a_terminal_the_summary_heads_a_live_table(monkeypatch: pytest.Monkey
     for module in (display, sweep_view):
         monkeypatch.setattr(module, "console", console)
     with SweepView(OUTLOOK) as view:
-        view.update([trial(0, "running", 0.5)])
+        view.update(trial(0, "running", 0.5))
     assert "1 running of 6 trials" in file.getvalue()

@@ -38,7 +38,9 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
     def report(metrics: dict[str, Any], checkpoint: Any = None) -> None:
         reports.append((metrics, checkpoint and checkpoint.path))
 
-    monkeypatch.setattr(trial, "gc", SimpleNamespace(collect=lambda: 0))  # takes a second in a large process
+    monkeypatch.setattr(
+        trial, "gc", SimpleNamespace(collect=lambda: 0, get_freeze_count=lambda: 1)
+    )  # takes a second in a large process
     monkeypatch.setattr(ray.tune, "report", report)
     monkeypatch.setattr(ray.tune, "get_checkpoint", lambda: None)
     return reports

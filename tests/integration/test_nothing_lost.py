@@ -1,0 +1,222 @@
+"""Whatever ends a driver, a worker or a node: no trial is lost, none is repeated, none is counted twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+import ray
+import ray.util.state
+
+from common.cluster import Connection, read_record
+from common.ray_environment import own_cluster_environment
+from common.ray_head import CLUSTER_ID_VARIABLE
+from scripts.job import Job, stored_runs
+from scripts.steps import prepare_data
+from tests.integration.test_line import ROOT, start, tuneserve
+from tests.small_job import small_job, write_recipe
+from tune.allocation import Allocation
+from tune.study import TrialRecord, stored_study
+from tune.sweep import OnUpdate, SweepResult, sweep
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+NUM_TRIALS = 4
+EVENTS = 20
+"""About as many lines as an undisturbed sweep of so many trials prints."""
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
+def test_a_driver_killed_at_a_random_moment_loses_and_repeats_nothing(seed: int, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, name="killed", num_rows=200)
+    storage = str(tmp_path / "storage")
+    command = [str(recipe), f"search.num_trials={NUM_TRIALS}", "--storage", storage]
+    moment = random.Random(seed)
+    killed = start("sweep", *command)
+    _kill_after(killed, events=moment.randrange(EVENTS), and_s=moment.random())
+    before = _finished(storage)
+
+    code, _, said = tuneserve("sweep", "--resume", *command)
+    if code == 2:  # it was killed before there was anything to resume, or had just finished
+        assert "no interrupted sweep" in said
+        if not _runs(storage):
+            code, _, said = tuneserve("sweep", *command)
+        else:
+            code = 0
+    assert code == 0, said
+
+    ((sweep_id, result),) = stored_runs(storage)
+    assert result is not None, sweep_id
+    trials = {trial["number"]: trial for trial in result["trials"]}
+    assert sorted(trials) == list(range(NUM_TRIALS))
+    for trial in trials.values():
+        assert [epoch["epoch"] for epoch in trial["history"]] == list(range(1, len(trial["history"]) + 1))
+        assert trial["state"] in ("complete", "pruned")
+    for number, record in before.items():
+        assert trials[number]["history"] == list(record.history)
+        assert trials[number]["run_id"] == record.run_id
+    runs = _mlflow_runs(f"sqlite:///{storage}/mlflow.db", "killed")
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert Counter(run.info.run_name for run in runs) == {
+        sweep_id: 1,
+        **{f"trial-{number}": 1 for number in range(NUM_TRIALS)},
+    }
+
+
+def _kill_after(process: "subprocess.Popen[str]", events: int, and_s: float) -> None:
+    """SIGKILL so many seconds after so many lines."""
+    assert process.stderr is not None
+    for _ in range(events):
+        if not process.stderr.readline():
+            break
+    killer = threading.Timer(and_s, process.kill)
+    killer.start()
+    process.communicate()
+    killer.cancel()
+
+
+def _runs(storage: str) -> list[Any]:
+    return stored_runs(storage) if Path(storage).is_dir() else []
+
+
+def _finished(storage: str) -> dict[int, TrialRecord]:
+    """The trials that a killed driver's study holds as finished."""
+    studies = [stored_study(Path(storage) / "runs" / run / "study.journal", run) for run, _ in _runs(storage)]
+    trials = [trial for study in studies if study for trial in study.trials]
+    return {trial.number: trial for trial in trials if trial.state != "running"}
+
+
+def _mlflow_runs(uri: str, experiment: str) -> list[Any]:
+    client = mlflow.MlflowClient(uri)
+    return list(client.search_runs([client.get_experiment_by_name(experiment).experiment_id]))
+
+
+def _sweep(job: Job, on_update: OnUpdate, allocation: Allocation) -> SweepResult:
+    from common.tracking import Tracker
+
+    return sweep(
+        job.recipe,
+        prepare_data(job),
+        sweep_id="sweep-1",
+        folder=f"{job.runs}/sweep-1",
+        allocation=allocation,
+        tracker=Tracker.open(job.tracking_uri, job.recipe.experiment),
+        recipe_yaml=job.recipe_yaml,
+        on_update=on_update,
+    )
+
+
+def _trial_processes() -> list[psutil.Process]:
+    """The processes that train on this test's cluster."""
+    record = read_record()
+    assert record is not None
+    actors = ray.util.state.list_actors(address=record.dashboard_url, filters=[("state", "=", "ALIVE")], detail=True)
+    return [psutil.Process(actor.pid) for actor in actors if actor.class_name.endswith("ImplicitFunc")]
+
+
+def test_a_killed_worker_costs_no_epoch_that_was_saved(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=2", "search.scheduler=fifo", "train.epochs=4")
+    killed: list[int] = []
+
+    def kill_once(record: TrialRecord) -> None:
+        if not killed and record.state == "running" and len(record.history) == 2:
+            killed.extend(process.pid for process in _trial_processes())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    result = _sweep(job, kill_once, Allocation(1, 1, 0.0, max_concurrent=1))
+    assert killed
+    assert [trial.state for trial in result.trials] == ["complete"] * 2
+    for trial in result.trials:
+        assert [epoch["epoch"] for epoch in trial.history] == [1, 2, 3, 4]
+    assert {run.info.status for run in _mlflow_runs(job.tracking_uri, job.recipe.experiment)} == {"FINISHED"}
+
+
+@contextmanager
+def second_node(num_cpus: int) -> Iterator[int]:
+    """A raylet beside the head; yields the process whose tree it is."""
+    record = read_record()
+    assert record is not None
+    before = num_nodes()
+    environment = {**os.environ, **own_cluster_environment(), CLUSTER_ID_VARIABLE: record.cluster_id}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-P", str(ROOT / "tests" / "raylet.py"), record.address, str(num_cpus)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(lambda: num_nodes() > before)
+            yield process.pid
+        finally:
+            kill_tree(process.pid)
+    wait_for(lambda: num_nodes() == before)
+
+
+def num_nodes() -> int:
+    return sum(bool(node["Alive"]) for node in ray.nodes())
+
+
+def kill_tree(pid: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for process in [*parent.children(recursive=True), parent]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def wait_for(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+def test_a_trial_on_a_killed_node_continues_on_another(tmp_path: Path, cluster: Connection) -> None:
+    job = small_job(tmp_path, "search.num_trials=1", "search.scheduler=fifo", "train.epochs=4")
+    head_cpus = int(ray.cluster_resources()["CPU"])
+    blocker = ray.util.placement_group([{"CPU": head_cpus}])
+    ray.get(blocker.ready())
+    with second_node(num_cpus=1) as node:
+        killed: list[int] = []
+
+        def kill_once(record: TrialRecord) -> None:
+            if not killed and len(record.history) == 2:
+                killed.append(node)
+                kill_tree(node)
+                ray.util.remove_placement_group(blocker)
+
+        result = _sweep(job, kill_once, Allocation(1, 1, 0.0, max_concurrent=1))
+    assert killed
+    assert [trial.state for trial in result.trials] == ["complete"]
+    assert [epoch["epoch"] for epoch in result.best.history] == [1, 2, 3, 4]
+
+
+def test_disk_holds_the_best_and_what_runs_whatever_the_number_of_trials(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=6", "train.epochs=3")
+    most: list[int] = []
+    result = _sweep(job, lambda record: most.append(checkpoint_bytes(job)), Allocation(1, 1, 0.0, max_concurrent=2))
+    assert result.best.checkpoint is not None
+    model_bytes = (Path(result.best.checkpoint) / "model.safetensors").stat().st_size
+    with_optimiser = 3.1 * model_bytes  # two moments for each weight, tokenizer and history
+    assert checkpoint_bytes(job) < 1.5 * model_bytes
+    # The best, and of each of two running trials its two best and its newest, while the next one is written.
+    assert max(most) < 1.5 * model_bytes + 2 * 4 * with_optimiser
+
+
+def checkpoint_bytes(job: Job) -> int:
+    """What lies in checkpoint folders at this moment; they come and go meanwhile."""
+    total = 0
+    for file in Path(job.runs).rglob("*"):
+        if "checkpoint_" in str(file.parent):
+            with suppress(FileNotFoundError):
+                total += file.stat().st_size
+    return total

@@ -1,0 +1,109 @@
+"""How a sweep drives Ray Tune: the same whatever its trials do."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray.tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Experiment
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import ConcurrencyLimiter, SearchGenerator
+
+from common.metrics import direction
+from tune.recorder import TrialRecorder
+from tune.study import StudySearch
+
+Trainable = Callable[[Mapping[str, Any]], None]
+"""A trial: takes what `StudySearch.suggest` returns and reports with `ray.tune.report`."""
+
+MAX_PROCESS_FAILURES = 3
+"""How often a trial is continued elsewhere after its process or node died."""
+
+
+def run_trials(
+    trainable: Trainable,
+    *,
+    search: StudySearch,
+    scheduler: TrialScheduler,
+    recorder: TrialRecorder,
+    folder: str,
+    name: str,
+    resources: Mapping[str, float],
+    max_concurrent: int,
+    time_budget_s: float | None = None,
+) -> None:
+    """Runs the trials that a search misses, or until the time budget ends; leaves no actor and no placement group.
+
+    Args:
+        trainable: What each trial runs.
+        search: Suggests the trials' parameters and records how they end.
+        scheduler: Stops the unpromising ones.
+        recorder: Records what they report.
+        folder: Path or URL of the sweep.
+        name: Folder below that for the trials' checkpoints.
+        resources: What a trial's process holds of the cluster.
+        max_concurrent: Trials at once.
+        time_budget_s: No new trial starts and running ones end after this long.
+    """
+    experiment = Experiment(
+        name,
+        ray.tune.with_resources(trainable, ray.tune.PlacementGroupFactory([dict(resources)])),
+        time_budget_s=time_budget_s,
+        num_samples=search.num_missing,
+        storage_path=folder,
+        checkpoint_config=ray.tune.CheckpointConfig(
+            num_to_keep=2,  # and the latest: should the newest be damaged, the one before is there
+            checkpoint_score_attribute=search.metric,
+            checkpoint_score_order=direction(search.metric),
+        ),
+        trial_dirname_creator=lambda trial: str(trial.trial_id),
+        max_failures=MAX_PROCESS_FAILURES,
+    )
+    suggestions = SearchGenerator(ConcurrencyLimiter(search, max_concurrent=max_concurrent))
+    suggestions.add_configurations([experiment])
+    controller: Any = _Controller(
+        search_alg=suggestions,
+        scheduler=scheduler,
+        stopper=experiment.stopper,
+        callbacks=[recorder],
+        storage=experiment.storage,
+        trial_checkpoint_config=experiment.checkpoint_config,
+        reuse_actors=True,
+    )
+    try:
+        while not controller.is_finished():
+            controller.step()
+    finally:
+        controller.release()
+
+
+class _Controller(TuneController):
+    """Tune's event loop, without what a sweep does not need of it.
+
+    `ray.tune.Tuner` runs the same loop, and around it: it writes the state of all trials after each of their
+    checkpoints (the study is our record), keeps 55 KB of every trial that has ended and looks through all of them at
+    every event, and leaves actors and placement groups behind when it is interrupted.
+    """
+
+    def checkpoint(self, force: bool = False, wait: bool = False) -> None:
+        """Writes nothing."""
+
+    def _mark_trial_to_checkpoint(self, trial: Any) -> None:
+        """Notes nothing to write."""
+
+    def _validate_result_metrics(self, result: Any) -> None:
+        """Takes any result: a failed trial reports its reason, not the metric."""
+
+    def on_step_end(self) -> None:
+        """Forgets the trials that have ended."""
+        super().on_step_end()  # type: ignore[no-untyped-call]
+        ended = self._stopped_trials | self._failed_trials
+        if ended:
+            self._trials = [trial for trial in self._trials if trial not in ended]
+            self._live_trials -= ended
+            self._stopped_trials.clear()
+            self._failed_trials.clear()
+
+    def release(self) -> None:
+        """Ends the trials' processes at once and gives back what they held of the cluster."""
+        self._actor_manager.cleanup()
