@@ -23,12 +23,11 @@ from common.cluster import Connection, read_record
 from common.ray_environment import own_cluster_environment
 from common.ray_head import CLUSTER_ID_VARIABLE
 from scripts.job import Job, stored_runs
-from scripts.steps import prepare_data
 from tests.integration.test_line import ROOT, start, tuneserve
+from tests.integration.test_sweep import run, runs_of
 from tests.small_job import small_job, write_recipe
 from tune.allocation import Allocation
 from tune.study import TrialRecord, stored_study
-from tune.sweep import OnUpdate, SweepResult, sweep
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -66,9 +65,10 @@ def test_a_driver_killed_at_a_random_moment_loses_and_repeats_nothing(seed: int,
     for number, record in before.items():
         assert trials[number]["history"] == list(record.history)
         assert trials[number]["run_id"] == record.run_id
-    runs = _mlflow_runs(f"sqlite:///{storage}/mlflow.db", "killed")
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert Counter(run.info.run_name for run in runs) == {
+    client = mlflow.MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("killed").experiment_id])
+    assert {entry.info.status for entry in runs} == {"FINISHED"}
+    assert Counter(entry.info.run_name for entry in runs) == {
         sweep_id: 1,
         **{f"trial-{number}": 1 for number in range(NUM_TRIALS)},
     }
@@ -92,29 +92,11 @@ def _runs(storage: str) -> list[Any]:
 
 def _finished(storage: str) -> dict[int, TrialRecord]:
     """The trials that a killed driver's study holds as finished."""
-    studies = [stored_study(Path(storage) / "runs" / run / "study.journal", run) for run, _ in _runs(storage)]
+    studies = [
+        stored_study(Path(storage) / "runs" / sweep_id / "study.journal", sweep_id) for sweep_id, _ in _runs(storage)
+    ]
     trials = [trial for study in studies if study for trial in study.trials]
     return {trial.number: trial for trial in trials if trial.state != "running"}
-
-
-def _mlflow_runs(uri: str, experiment: str) -> list[Any]:
-    client = mlflow.MlflowClient(uri)
-    return list(client.search_runs([client.get_experiment_by_name(experiment).experiment_id]))
-
-
-def _sweep(job: Job, on_update: OnUpdate, allocation: Allocation) -> SweepResult:
-    from common.tracking import Tracker
-
-    return sweep(
-        job.recipe,
-        prepare_data(job),
-        sweep_id="sweep-1",
-        folder=f"{job.runs}/sweep-1",
-        allocation=allocation,
-        tracker=Tracker.open(job.tracking_uri, job.recipe.experiment),
-        recipe_yaml=job.recipe_yaml,
-        on_update=on_update,
-    )
 
 
 def _trial_processes() -> list[psutil.Process]:
@@ -135,12 +117,12 @@ def test_a_killed_worker_costs_no_epoch_that_was_saved(tmp_path: Path) -> None:
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
-    result = _sweep(job, kill_once, Allocation(1, 1, 0.0, max_concurrent=1))
+    result = run(job, kill_once, Allocation(1, 1, 0.0, max_concurrent=1))
     assert killed
     assert [trial.state for trial in result.trials] == ["complete"] * 2
     for trial in result.trials:
         assert [epoch["epoch"] for epoch in trial.history] == [1, 2, 3, 4]
-    assert {run.info.status for run in _mlflow_runs(job.tracking_uri, job.recipe.experiment)} == {"FINISHED"}
+    assert {entry.info.status for entry in runs_of(job)} == {"FINISHED"}
 
 
 @contextmanager
@@ -194,7 +176,7 @@ def test_a_trial_on_a_killed_node_continues_on_another(tmp_path: Path, cluster: 
                 kill_tree(node)
                 ray.util.remove_placement_group(blocker)
 
-        result = _sweep(job, kill_once, Allocation(1, 1, 0.0, max_concurrent=1))
+        result = run(job, kill_once, Allocation(1, 1, 0.0, max_concurrent=1))
     assert killed
     assert [trial.state for trial in result.trials] == ["complete"]
     assert [epoch["epoch"] for epoch in result.best.history] == [1, 2, 3, 4]
@@ -203,7 +185,7 @@ def test_a_trial_on_a_killed_node_continues_on_another(tmp_path: Path, cluster: 
 def test_disk_holds_the_best_and_what_runs_whatever_the_number_of_trials(tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=6", "train.epochs=3")
     most: list[int] = []
-    result = _sweep(job, lambda record: most.append(checkpoint_bytes(job)), Allocation(1, 1, 0.0, max_concurrent=2))
+    result = run(job, lambda record: most.append(checkpoint_bytes(job)), Allocation(1, 1, 0.0, max_concurrent=2))
     assert result.best.checkpoint is not None
     model_bytes = (Path(result.best.checkpoint) / "model.safetensors").stat().st_size
     with_optimiser = 3.1 * model_bytes  # two moments for each weight, tokenizer and history
