@@ -9,6 +9,7 @@ TuneserveError            exit code 1: the job failed
 │   ├── TrackingError     the tracking server does not answer or refuses
 │   └── RegistryError     no such registered model, version or alias
 ├── TrainingError         a fine-tuning ended without a usable checkpoint
+├── StorageError          files cannot be written: a full disk, a store that refuses or is away
 ├── PromotionError        a candidate could not be exported, checked or registered
 ├── ServingError          an endpoint did not come up, answer or follow
 └── JobError              a submitted job did not succeed; its exit code is the command's
@@ -60,6 +61,10 @@ class RegistryError(InputError):
 
 class TrainingError(TuneserveError):
     """A fine-tuning ended without a usable checkpoint."""
+
+
+class StorageError(TuneserveError):
+    """Files cannot be written: a full disk, a store that refuses or is away."""
 
 
 class PromotionError(TuneserveError):

@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 from common.tracking import RunStatus, Tracker
 from tune.checkpoint import discard, keep_only
 from tune.run_writer import RunWriter
-from tune.study import FAILURE, GROUP_CHECKPOINT, StudySearch, TrialRecord, leaderboard
+from tune.study import FAILURE, GROUP_CHECKPOINT, NOT_STORED, StudySearch, TrialRecord, leaderboard
 from tune.train_loop import METRICS
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ class TrialRecorder(ray.tune.Callback):
         self._parent_run_id = parent_run_id
         self._on_update = on_update
         self._open_runs: dict[str, str] = {}
+        self.not_stored: str | None = None
+        """Why a checkpoint could not be stored; the sweep cannot go on."""
         ended = [record for record in search.records() if record.state != "running" and record.checkpoint]
         self._leader = [record for record in leaderboard(ended, search.metric)[:1] if record.state != "failed"]
 
@@ -53,7 +55,8 @@ class TrialRecorder(ray.tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Records an epoch."""
-        if FAILURE in result:
+        self.not_stored = result.get(NOT_STORED)
+        if FAILURE in result or NOT_STORED in result:
             return
         metrics = {name: float(result[name]) for name in METRICS if name in result}
         epoch = int(result["epoch"])

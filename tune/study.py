@@ -25,6 +25,9 @@ from tune.study_file import StudyFile
 FAILURE = "failure"
 """Key of a result that ends a trial as failed, with the reason as its value."""
 
+NOT_STORED = "not_stored"
+"""Key of a result that says why a checkpoint could not be stored: the trial has not failed, the sweep cannot go on."""
+
 GROUP_CHECKPOINT = "checkpoint_path"
 """Key of a result that says where a Ray Train group stored the epoch's checkpoint: Tune does not keep those."""
 
@@ -267,7 +270,9 @@ class StudySearch(OptunaSearch):
             trial.report(float(result[self.metric]), int(result["epoch"]))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells the study how a trial ended."""
+        """Tells the study how a trial ended; one whose checkpoint could not be stored is to be continued."""
+        if NOT_STORED in (result or {}):
+            return
         self.on_trial_result(trial_id, result or {})  # Tune does not report the epoch that the scheduler stops at
         failure = (result or {}).get(FAILURE) or ("its process died; see the log of its worker" if error else None)
         self._tell(self.trial(trial_id), failure)

@@ -7,12 +7,13 @@ Running it again with the same folder continues it.
 import functools
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from common.errors import TrainingError
+from common.errors import TrackingError, TrainingError
 from common.location import cache_folder, local_path
 from common.recipe import Recipe
 from common.search_range import Point
@@ -70,6 +71,7 @@ def sweep(
     Raises:
         InputError: when `folder` holds a sweep of another recipe or of other data.
         TrainingError: when no trial finished an epoch.
+        StorageError: when `folder` can no longer be written; the sweep can be continued.
     """
     started = time.monotonic()
     storage = journal(study_file(folder))
@@ -160,8 +162,9 @@ class _Driver:
             search.end_unfinished()
             recorder.close("FINISHED")
         except BaseException:
-            recorder.close("KILLED")
-            self.tracker.finish(self.run_id, "KILLED")
+            with suppress(TrackingError):  # what ended the sweep is what people must hear of
+                recorder.close("KILLED")
+                self.tracker.finish(self.run_id, "KILLED")
             raise
 
     def _tune(

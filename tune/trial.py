@@ -16,11 +16,12 @@ from typing import Any
 import ray.tune
 import torch
 
+from common.errors import StorageError
 from common.recipe import Lora, Train, apply_params
 from common.tokenised import PreparedData
 from tune.allocation import Allocation
 from tune.checkpoint import damage_on, first_whole
-from tune.study import FAILURE, GROUP_CHECKPOINT
+from tune.study import FAILURE, GROUP_CHECKPOINT, NOT_STORED
 from tune.train_loop import train
 from tune.trainer import checkpoint_uri, fit, loop_config
 
@@ -49,7 +50,8 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
     """Trains with the suggested parameters and reports every epoch; a training that fails reports why and ends.
 
     A failure of the training itself (divergence, out of memory) would only repeat, so it is reported, not raised: the
-    process stays warm for the next trial. Tune's own retries are for processes and nodes that die.
+    process stays warm for the next trial. Tune's own retries are for processes and nodes that die. A checkpoint that
+    cannot be stored is no failure of the trial: it is reported as such, and ends the sweep.
     """
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
     try:
@@ -59,6 +61,8 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
             _train_here(settings, lora, prepared, task, config["resume_from"])
         else:
             _train_in_group(settings, lora, prepared, task, config["name"], config["reported_epochs"])
+    except StorageError as error:
+        ray.tune.report({NOT_STORED: str(error)})
     except Exception as error:
         logger.warning("%s failed", config["name"], exc_info=True)
         ray.tune.report({FAILURE: f"{type(error).__name__}: {error}".splitlines()[0]})
@@ -84,7 +88,10 @@ def _train_here(
 ) -> None:
     def report(metrics: dict[str, float], folder: Path | None) -> None:
         checkpoint = ray.tune.Checkpoint.from_directory(folder) if folder else None
-        ray.tune.report(metrics, checkpoint=checkpoint)
+        try:
+            ray.tune.report(metrics, checkpoint=checkpoint)
+        except OSError as error:  # from copying the checkpoint
+            raise StorageError(str(error)) from error
 
     with ExitStack() as stack:
         checkpoint = _checkpoint_to_continue(resume_from)

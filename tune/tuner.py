@@ -9,6 +9,7 @@ from ray.tune.experiment import Experiment
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 
+from common.errors import StorageError
 from common.metrics import direction
 from tune.recorder import TrialRecorder
 from tune.study import StudySearch
@@ -44,6 +45,9 @@ def run_trials(
         resources: What a trial's process holds of the cluster.
         max_concurrent: Trials at once.
         time_budget_s: No new trial starts and running ones end after this long.
+
+    Raises:
+        StorageError: when checkpoints or the study can no longer be written.
     """
     experiment = Experiment(
         name,
@@ -73,8 +77,28 @@ def run_trials(
     try:
         while not controller.is_finished():
             controller.step()
+            if recorder.not_stored is not None:
+                raise _storage_error(folder, recorder.not_stored)
+    except ray.tune.TuneError as error:
+        if (cause := _os_error(error)) is None:
+            raise
+        raise _storage_error(folder, cause) from error
     finally:
         controller.release()
+
+
+def _storage_error(folder: str, cause: object) -> StorageError:
+    return StorageError(
+        f"{folder} cannot be written: {cause}. Nothing that was recorded is lost: free space or mend the storage, then "
+        "run the same command again (a sweep with --resume)"
+    )
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """What the study's file raised: Tune wraps whatever comes from its searcher and callbacks."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class _Controller(TuneController):

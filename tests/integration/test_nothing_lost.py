@@ -20,6 +20,7 @@ import ray
 import ray.util.state
 
 from common.cluster import Connection, read_record
+from common.errors import StorageError
 from common.ray_environment import own_cluster_environment
 from common.ray_head import CLUSTER_ID_VARIABLE
 from scripts.job import Job, stored_runs
@@ -202,3 +203,30 @@ def checkpoint_bytes(job: Job) -> int:
             with suppress(FileNotFoundError):
                 total += file.stat().st_size
     return total
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_ends_the_sweep_with_a_clear_error_and_it_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=2", "search.scheduler=fifo")
+    one_at_once = Allocation(1, 1, 0.0, max_concurrent=1)
+    Path(job.runs).mkdir(parents=True)
+    with small_disk(Path(job.runs), megabytes=5) as disk:  # a checkpoint with its optimiser's state has 6
+        with pytest.raises(StorageError, match=r"cannot be written: .*No space left on device.*run the same command"):
+            run(job, allocation=one_at_once)
+        assert "RUNNING" not in {entry.info.status for entry in runs_of(job)}
+        disk(200)
+        result = run(job, allocation=one_at_once)
+        assert [trial.state for trial in result.trials] == ["complete"] * 2
+        assert [len(trial.history) for trial in result.trials] == [2, 2]
+        assert len(runs_of(job)) == 3
+        assert {entry.info.status for entry in runs_of(job)} == {"FINISHED"}
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Callable[[int], None]]:
+    """A disk of that size at `folder`; yields what gives it another."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], check=True)
+    try:
+        yield lambda size: subprocess.run(["mount", "-o", f"remount,size={size}m", folder], check=True) and None
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -14,7 +14,7 @@ from tests.training_data import prepared_data, write_base_model, write_data
 from tune import trial
 from tune.allocation import Allocation
 from tune.checkpoint import seal
-from tune.study import FAILURE, GROUP_CHECKPOINT
+from tune.study import FAILURE, GROUP_CHECKPOINT, NOT_STORED
 from tune.train_loop import TrainLoopConfig
 from tune.trainer import TrainResult
 from tune.trial import TrialTask, run_trial
@@ -100,6 +100,19 @@ def test_a_training_that_fails_is_reported_with_its_reason_and_not_raised(
 
     run(diverge)
     assert reports == [({FAILURE: "FloatingPointError: the loss is nan"}, None)]
+
+
+def test_a_checkpoint_that_cannot_be_stored_is_no_failure_of_the_trial(
+    run: Callable[..., list[Any]], reports: Reports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report(metrics: dict[str, Any], checkpoint: Any = None) -> None:
+        if checkpoint is not None:
+            raise OSError(28, "No space left on device")
+        reports.append((metrics, None))
+
+    monkeypatch.setattr(ray.tune, "report", report)
+    run(lambda report: report({"epoch": 1}, tmp_path))
+    assert reports == [({NOT_STORED: "[Errno 28] No space left on device"}, None)]
 
 
 def test_suggested_settings_that_cannot_work_are_reported_too(run: Callable[..., list[Any]], reports: Reports) -> None:
