@@ -51,7 +51,7 @@ def processes_of(record: ClusterRecord) -> list[psutil.Process]:
     return ray_head._members(record.cluster_id)
 
 
-def test_two_ups_at_once_give_one_cluster_that_outlives_them_and_down_leaves_nothing(own_home):
+def test_two_ups_at_once_give_one_cluster_that_outlives_them_and_down_leaves_nothing(own_home, cluster):
     port = str(ray_head.free_port())
     commands = [start_command(own_home, port), start_command(own_home, port)]
     first, second = (record_of(command) for command in commands)
@@ -76,7 +76,7 @@ def test_two_ups_at_once_give_one_cluster_that_outlives_them_and_down_leaves_not
     assert with_gateway(first, "http://127.0.0.1:1").gateway_url == "http://127.0.0.1:1"
     assert read_record() == dataclasses.replace(first, gateway_url="http://127.0.0.1:1")
 
-    bystanders = [process.pid for process in processes_of(session_record())]
+    bystanders = [process.pid for process in processes_of(cluster.record)]
     family = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
     assert set(processes_of(first)) == set(family)
     assert down()
@@ -88,17 +88,6 @@ def test_two_ups_at_once_give_one_cluster_that_outlives_them_and_down_leaves_not
 
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-
-
-def session_record() -> ClusterRecord:
-    address = ray.get_runtime_context().gcs_address
-    heads = [process for process in psutil.process_iter(["environ"]) if "--head" in process.cmdline()]
-    for head in heads:
-        home = Path(head.environ()["TUNESERVE_HOME"])
-        record = ClusterRecord(**json.loads((home / "cluster.json").read_text()))
-        if record.address == address:
-            return record
-    raise AssertionError("the session's cluster is gone")
 
 
 def test_a_head_that_was_killed_is_noticed_and_what_it_left_is_ended(own_home, caplog):
