@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+import uuid
 from contextlib import suppress
 
 import psutil
@@ -25,7 +26,7 @@ RECORD = ClusterRecord(
     tracking_uri="sqlite:////data/mlflow.db",
     pid=2**22 + 1,
     started_at="2026-01-01T00:00:00+00:00",
-    cluster_id="0" * 32,
+    cluster_id=uuid.uuid4().hex,  # another run of these tests on this machine must not be taken for this one
 )
 
 
