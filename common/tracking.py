@@ -141,13 +141,14 @@ class Tracker:
         parent_run_id: str | None = None,
         recipe_yaml: str | None = None,
         dataset: DatasetInput | None = None,
+        started_at_ms: int | None = None,
     ) -> str:
-        """Starts a run and returns its id; `parent_run_id` makes it a child in MLflow's table of runs."""
+        """Starts a run, now or in the past, and returns its id; `parent_run_id` makes it a child in MLflow's table."""
         all_tags = {"mlflow.user": _user(), **(tags or {})}
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
         with _explained(self.uri):
-            run = self.client.create_run(self.experiment_id, run_name=name, tags=all_tags)
+            run = self.client.create_run(self.experiment_id, started_at_ms, all_tags, name)
             run_id: str = run.info.run_id
         self.describe(run_id, params=params, recipe_yaml=recipe_yaml, dataset=dataset)
         return run_id

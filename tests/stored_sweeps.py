@@ -14,7 +14,7 @@ from common.recipe_file import dump_recipe
 from tune.figure_style import LIGHT, Draw, Look, Renderings
 from tune.search_space import draw
 from tune.stored_sweep import StoredSweep, load_sweep
-from tune.study import CHECKPOINTS, EPOCH, FAILURE, RUN, StudySearch, journal
+from tune.study import CHECKPOINTS, EPOCH, FAILURE, StudySearch, journal, trial_name
 
 SWEEP_ID = "tiny-sweep-20260101-000000-1"
 
@@ -56,6 +56,7 @@ def write_sweep(
     search.describe(dump_recipe(recipe), prepared_uri)
     for number, trial in enumerate(trials):
         search.study.add_trial(_frozen(recipe, number, trial))
+        search.record_run(trial_name(number, seed=None), f"run-{number}")
     return path
 
 
@@ -99,7 +100,7 @@ def sketch(draw: Draw, title: str) -> Renderings:
 
 def _frozen(recipe: Recipe, number: int, trial: Trained) -> optuna.trial.FrozenTrial:
     metric = recipe.search.metric
-    attributes: dict[str, Any] = {RUN: f"run-{number}"} | {
+    attributes: dict[str, Any] = {
         f"{EPOCH}{epoch}": {
             "epoch": epoch,
             "accuracy": value,

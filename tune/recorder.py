@@ -27,11 +27,10 @@ class TrialRecorder(ray.tune.Callback):
 
     def __init__(self, search: StudySearch, tracker: Tracker, parent_run_id: str, on_update: OnUpdate) -> None:
         self._search = search
-        self._tracker = tracker
-        self._writer = RunWriter(tracker)
-        self._parent_run_id = parent_run_id
+        self._writer = RunWriter(tracker, parent_run_id, search.record_run)
         self._on_update = on_update
-        self._open_runs: dict[str, str] = {}
+        self._running: dict[str, str] = {}
+        """The name of each Tune trial that has not ended."""
         self.not_stored: str | None = None
         """Why a checkpoint could not be stored; the sweep cannot go on."""
         ended = [record for record in search.records() if record.state != "running" and record.checkpoint]
@@ -40,16 +39,13 @@ class TrialRecorder(ray.tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Starts the trial's MLflow run, or continues it after an interruption."""
         record = self._search.record(trial.trial_id)
-        run_id = record.run_id
-        if run_id is None:
-            tags = {} if record.seed is None else {CONFIRMS_TAG: str(record.number)}
-            run_id = self._tracker.start(record.name, tags=tags, parent_run_id=self._parent_run_id)
-            self._search.record_run(trial.trial_id, run_id)
-            self._writer.write(run_id, params=record.settings)
-        elif trial.trial_id not in self._open_runs:
-            self._tracker.reopen(run_id)
-        self._open_runs[trial.trial_id] = run_id
-        self._update(trial)
+        if trial.trial_id not in self._running:  # or Tune has moved it to another process
+            self._running[trial.trial_id] = record.name
+            if record.run_id is None:
+                self._writer.start(record.name, record.settings, run_tags(record))
+            else:
+                self._writer.reopen(record.name, record.run_id)
+        self._on_update(record)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -63,7 +59,7 @@ class TrialRecorder(ray.tune.Callback):
         self._search.record_epoch(trial.trial_id, {"epoch": epoch, **metrics})
         if GROUP_CHECKPOINT in result:
             self._search.record_checkpoint(trial.trial_id, epoch, result[GROUP_CHECKPOINT])
-        self._writer.write(self._open_runs[trial.trial_id], metrics={epoch: metrics})
+        self._writer.log(self._running[trial.trial_id], metrics, epoch)
         self._update(trial)
 
     def on_checkpoint(
@@ -74,13 +70,13 @@ class TrialRecorder(ray.tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ends the trial's MLflow run; of the checkpoints of all ended trials that of the best stays."""
-        self._tidy(self._search.record(trial.trial_id), GROUP_CHECKPOINT in trial.last_result)
-        self._end_run(trial.trial_id, "FAILED" if FAILURE in trial.last_result else "FINISHED")
+        self._tidy(self._search.record(trial.trial_id))
+        self._end(trial.trial_id, "FAILED" if FAILURE in trial.last_result else "FINISHED")
         self._update(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ends the trial's MLflow run as failed."""
-        self._end_run(trial.trial_id, "FAILED")
+        self._end(trial.trial_id, "FAILED")
         self._update(trial)
 
     def close(self, status: RunStatus) -> None:
@@ -89,11 +85,11 @@ class TrialRecorder(ray.tune.Callback):
         Raises:
             TrackingError: when the tracking server did not take all that there was to record.
         """
-        for trial_id in list(self._open_runs):
-            self._end_run(trial_id, status)
+        for trial_id in list(self._running):
+            self._end(trial_id, status)
         self._writer.close()
 
-    def _tidy(self, ended: TrialRecord, in_group: bool) -> None:
+    def _tidy(self, ended: TrialRecord) -> None:
         if ended.checkpoint is None:
             return
         first, *superseded = leaderboard(sorted([*self._leader, ended], key=_number), self._search.metric)
@@ -101,8 +97,7 @@ class TrialRecorder(ray.tune.Callback):
             superseded = []
         self._leader = [first] if first.state != "failed" else []
         try:
-            if not in_group:
-                keep_only(ended.checkpoint)
+            keep_only(ended.checkpoint)
             for trial in [*superseded, *([] if self._leader else [first])]:
                 discard(str(trial.checkpoint))
         except OSError as error:
@@ -111,10 +106,15 @@ class TrialRecorder(ray.tune.Callback):
     def _update(self, trial: Trial) -> None:
         self._on_update(self._search.record(trial.trial_id))
 
-    def _end_run(self, trial_id: str, status: RunStatus) -> None:
-        run_id = self._open_runs.pop(trial_id, None)
-        if run_id:
-            self._writer.write(run_id, status=status)
+    def _end(self, trial_id: str, status: RunStatus) -> None:
+        name = self._running.pop(trial_id, None)
+        if name is not None:
+            self._writer.end(name, status)
+
+
+def run_tags(record: TrialRecord) -> dict[str, str]:
+    """The MLflow tags of a trial's run."""
+    return {} if record.seed is None else {CONFIRMS_TAG: str(record.number)}
 
 
 def _number(record: TrialRecord) -> int:

@@ -1,35 +1,38 @@
 """MLflow brought up to date with the study, after a driver that was killed before it had written everything."""
 
 from common.tracking import MetricsAtStep, Tracker
+from tune.recorder import run_tags
 from tune.study import StudySearch, TrialRecord
 
 
 def recover_runs(search: StudySearch, tracker: Tracker, parent_run_id: str) -> None:
-    """Writes what the study holds and the trials' open runs lack, and ends those of trials that have ended.
+    """Writes what the study holds and MLflow lacks, and ends the runs of trials that have ended.
 
-    A run that was started, but not yet noted in the study, becomes its trial's: each trial keeps to one run. To be
-    called before a sweep continues. Only open runs are looked at: whoever ends a run has written it in full.
+    To be called before a sweep continues. A run that was started, but not yet noted in the study, becomes its trial's:
+    each trial keeps to one run. A run that was ended is not looked at: whoever did that had written it in full.
     """
-    open_runs = tracker.open_children(parent_run_id)
-    if not open_runs:
-        return
-    records = {record.name: record for record in search.records()}
-    for run_id, name in open_runs.items():
-        if name not in records:
+    open_runs = {name: run_id for run_id, name in tracker.open_children(parent_run_id).items()}
+    for record in search.records():
+        run_id = record.run_id
+        if run_id is None:
+            run_id = open_runs.get(record.name)
+            if run_id is None and record.state != "running":  # one that runs gets its run when it goes on
+                run_id = tracker.start(record.name, tags=run_tags(record), parent_run_id=parent_run_id)
+            if run_id is not None:
+                search.record_run(record.name, run_id)
+        elif run_id not in open_runs.values():
             continue
-        record = records[name]
-        if record.run_id is None:
-            search.adopt_run(name, run_id)
-        tracker.log(run_id, params=record.settings, metrics=_missing(tracker, run_id, record, search.metric))
-        if record.state != "running":
-            tracker.finish(run_id, "FAILED" if record.state == "failed" else "FINISHED")
+        if run_id is not None:
+            _complete(tracker, run_id, record, search.metric)
 
 
-def _missing(tracker: Tracker, run_id: str, record: TrialRecord, metric: str) -> list[MetricsAtStep]:
-    """The epochs that the run lacks; when they were measured is not known any more."""
+def _complete(tracker: Tracker, run_id: str, record: TrialRecord, metric: str) -> None:
     logged = tracker.logged_steps(run_id, metric)
-    return [
+    missing = [
         MetricsAtStep({name: value for name, value in epoch.items() if name != "epoch"}, int(epoch["epoch"]))
         for epoch in record.history
         if int(epoch["epoch"]) not in logged
-    ]
+    ]  # when they were measured is not known any more
+    tracker.log(run_id, params=record.settings, metrics=missing)
+    if record.state != "running":
+        tracker.finish(run_id, "FAILED" if record.state == "failed" else "FINISHED")

@@ -29,7 +29,7 @@ NOT_STORED = "not_stored"
 """Key of a result that says why a checkpoint could not be stored: the trial has not failed, the sweep cannot go on."""
 
 GROUP_CHECKPOINT = "checkpoint_path"
-"""Key of a result that says where a Ray Train group stored the epoch's checkpoint: Tune does not keep those."""
+"""Key of a result that says where a Ray Train group stored the epoch's checkpoint: Tune gets a note of it only."""
 
 STARTING_POINT = "starting_point"
 """User attribute of a trial whose parameters were given: the place in the list of points."""
@@ -37,8 +37,9 @@ STARTING_POINT = "starting_point"
 CONFIRMS, SEED = "confirms", "seed"
 """User attributes of a run that confirms: the number of the trial it repeats, and its fresh seed."""
 
-RUN = "run_id"
-"""User attribute with the trial's MLflow run."""
+RUN_OF = "run of "
+"""Begins an attribute of the study, followed by a trial's name: its MLflow run. A trial takes no attributes once it has
+ended, and its run may be written later than that."""
 
 EPOCH = "epoch "
 """Begins a user attribute, followed by the epoch: what the trial reported. One for each: none is written twice."""
@@ -91,7 +92,7 @@ class TrialRecord:
     @property
     def name(self) -> str:
         """Names its MLflow run and its folder; unique in the sweep."""
-        return f"trial-{self.number}" if self.seed is None else f"trial-{self.number}-seed-{self.seed}"
+        return trial_name(self.number, self.seed)
 
     def without_checkpoints(self) -> "TrialRecord":
         """The same trial, when its checkpoints were not kept."""
@@ -101,6 +102,11 @@ class TrialRecord:
     def settings(self) -> dict[str, int | float | str]:
         """What it is trained with in place of the recipe's settings."""
         return self.params if self.seed is None else {**self.params, "seed": self.seed}
+
+
+def trial_name(number: int, seed: int | None) -> str:
+    """The name of a trial, or, with a seed, of a run that confirms it."""
+    return f"trial-{number}" if seed is None else f"trial-{number}-seed-{seed}"
 
 
 def leaderboard(records: Sequence[TrialRecord], metric: str) -> list[TrialRecord]:
@@ -201,7 +207,8 @@ class StudySearch(OptunaSearch):
             if _checkpoint(frozen, "latest").get("epoch") == self._planned_epochs(frozen.params)
         ]
         for frozen in seen_to_the_end:
-            finish_run(frozen.user_attrs[RUN])
+            if (run_id := self._record(frozen).run_id) is not None:
+                finish_run(run_id)
             self._tell(optuna.Trial(self.study, frozen._trial_id), None)
             self._interrupted.remove(frozen)
 
@@ -226,20 +233,11 @@ class StudySearch(OptunaSearch):
 
     def record(self, tune_trial_id: str) -> TrialRecord:
         """The trial behind a Tune trial, as the study knows it."""
-        return _record(self._stored(self.trial(tune_trial_id)))
+        return self._record(self._stored(self.trial(tune_trial_id)))
 
-    def record_run(self, tune_trial_id: str, run_id: str) -> None:
-        """Notes which MLflow run is the trial's."""
-        self.trial(tune_trial_id).set_user_attr(RUN, run_id)
-
-    def adopt_run(self, name: str, run_id: str) -> None:
-        """Notes the run that an earlier driver had started for the trial of that name when it was killed.
-
-        A trial that has ended keeps to what it has.
-        """
-        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _record(frozen).name == name:
-                optuna.Trial(self.study, frozen._trial_id).set_user_attr(RUN, run_id)
+    def record_run(self, name: str, run_id: str) -> None:
+        """Notes which MLflow run is that of the trial of that name; may be called from another thread."""
+        self.study.set_user_attr(f"{RUN_OF}{name}", run_id)
 
     def record_epoch(self, tune_trial_id: str, metrics: Mapping[str, float]) -> None:
         """Notes what an epoch reported."""
@@ -281,6 +279,9 @@ class StudySearch(OptunaSearch):
         """Tells the study that the trials which still run were stopped: Tune does not when its time budget ends."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._tell(optuna.Trial(self.study, frozen._trial_id), None)
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        return _record(trial, _attributes(self.study))
 
     def _value(self, trial: FrozenTrial, epoch: int) -> float:
         return float(trial.user_attrs[f"{EPOCH}{epoch}"][self.metric])
@@ -324,21 +325,27 @@ def _suggestion(record: TrialRecord) -> dict[str, Any]:
         "params": record.settings,
         "name": record.name,
         "resume_from": [c for c in (record.latest_checkpoint, record.fallback_checkpoint) if c is not None],
-        "reported_epochs": [int(epoch["epoch"]) for epoch in record.history],
     }
 
 
+def _attributes(study: optuna.Study) -> Mapping[str, Any]:
+    """The study's own attributes, which `study.user_attrs` would copy."""
+    attributes: Mapping[str, Any] = study._storage.get_study_user_attrs(study._study_id)
+    return attributes
+
+
 def _records(study: optuna.Study) -> tuple[TrialRecord, ...]:
-    trials = study.get_trials(deepcopy=False)
-    return tuple(_record(trial) for trial in trials if trial.state != TrialState.WAITING)
+    trials, attributes = study.get_trials(deepcopy=False), _attributes(study)
+    return tuple(_record(trial, attributes) for trial in trials if trial.state != TrialState.WAITING)
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
+def _record(trial: FrozenTrial, of_study: Mapping[str, Any]) -> TrialRecord:
     attributes: Mapping[str, Any] = trial.user_attrs
     best, latest = _checkpoint(trial, "best"), _checkpoint(trial, "latest")
     fallback = best if best != latest else _checkpoint(trial, "second")
+    number, seed = attributes.get(CONFIRMS, trial.number), attributes.get(SEED)
     return TrialRecord(
-        number=attributes.get(CONFIRMS, trial.number),
+        number=number,
         state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
         params=dict(trial.params),
         # Of the epoch that the checkpoint is of: an epoch whose checkpoint was lost cannot be promoted.
@@ -347,9 +354,9 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         checkpoint=best.get("path"),
         latest_checkpoint=latest.get("path"),
         fallback_checkpoint=fallback.get("path"),
-        run_id=attributes.get(RUN),
+        run_id=of_study.get(f"{RUN_OF}{trial_name(number, seed)}"),
         failure=attributes.get(FAILURE),
-        seed=attributes.get(SEED),
+        seed=seed,
     )
 
 

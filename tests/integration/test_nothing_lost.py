@@ -65,7 +65,7 @@ def test_a_driver_killed_at_a_random_moment_loses_and_repeats_nothing(seed: int,
         assert trial["state"] in ("complete", "pruned")
     for number, record in before.items():
         assert trials[number]["history"] == list(record.history)
-        assert trials[number]["run_id"] == record.run_id
+        assert record.run_id in (trials[number]["run_id"], None)  # MLflow is written a moment later than the study
     client = mlflow.MlflowClient(f"sqlite:///{storage}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("killed").experiment_id])
     assert {entry.info.status for entry in runs} == {"FINISHED"}

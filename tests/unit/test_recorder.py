@@ -23,7 +23,12 @@ class FakeTracker:
         self.seen: list[tuple[Any, ...]] = []
 
     def start(self, name: str, **_: Any) -> str:
+        if self.away:
+            raise TrackingError("away")
         return f"run-of-{name}"
+
+    def reopen(self, run_id: str) -> None:
+        self.seen.append(("reopen", run_id))
 
     def log(self, run_id: str, *, params: dict[str, float], metrics: list[MetricsAtStep]) -> None:
         if self.away:
@@ -60,12 +65,24 @@ def test_a_run_gets_its_epochs_and_its_end_in_order(study: StudySearch) -> None:
     assert study.record("a").run_id == run
 
 
+def test_an_interrupted_trial_goes_on_in_its_run(study: StudySearch) -> None:
+    tracker = FakeTracker()
+    study.record_run("trial-0", "run-of-before")
+    recorder = TrialRecorder(study, tracker, "parent", lambda record: None)  # type: ignore[arg-type]
+    trial: Any = SimpleNamespace(trial_id="a", last_result=epoch(1, 0.6))
+    recorder.on_trial_start(0, [], trial)
+    recorder.on_trial_start(0, [], trial)  # Tune has moved it to another process
+    recorder.on_trial_complete(0, [], trial)
+    recorder.close("FINISHED")
+    assert tracker.seen == [("reopen", "run-of-before"), ("finish", "run-of-before", "FINISHED")]
+
+
 def test_a_server_that_stays_away_stops_no_trial_and_is_an_error_at_the_end(study: StudySearch) -> None:
     tracker = FakeTracker()
+    tracker.away = True
     recorder = TrialRecorder(study, tracker, "parent", lambda record: None)  # type: ignore[arg-type]
     trial: Any = SimpleNamespace(trial_id="a", last_result={FAILURE: "out of memory"})
     recorder.on_trial_start(0, [], trial)
-    tracker.away = True
     recorder.on_trial_result(0, [], trial, epoch(1, 0.5))
     recorder.on_trial_complete(0, [], trial)
     assert [metrics["epoch"] for metrics in study.record("a").history] == [1]

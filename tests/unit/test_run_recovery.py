@@ -29,7 +29,7 @@ def epoch(number: int) -> dict[str, float]:
 def started(study: StudySearch, trial: str, tracker: Tracker, parent: str) -> str:
     study.suggest(trial)
     run_id = tracker.start(study.record(trial).name, parent_run_id=parent)
-    study.record_run(trial, run_id)
+    study.record_run(study.record(trial).name, run_id)
     return run_id
 
 
@@ -69,13 +69,29 @@ def test_a_run_that_the_study_does_not_know_yet_becomes_its_trials(tmp_path: Pat
     parent = tracker.start("sweep")
     before = open_study(tmp_path)
     before.suggest("a")
-    run_id = tracker.start(f"trial-{0}", parent_run_id=parent)
+    run_id = tracker.start("trial-0", parent_run_id=parent)
     tracker.start("something else", parent_run_id=parent)
 
     after = open_study(tmp_path)
     recover_runs(after, tracker, parent)
     after.suggest("b")
     assert after.record("b").run_id == run_id
+
+
+def test_a_trial_that_ended_before_its_run_was_started_gets_one(tmp_path: Path, tracker: Tracker) -> None:
+    parent = tracker.start("sweep")
+    before = open_study(tmp_path)
+    for trial in "ab":
+        before.suggest(trial)
+        reported(before, trial, 1, 2, 3)
+    before.on_trial_complete("a", epoch(3))
+
+    after = open_study(tmp_path)
+    for _ in range(2):
+        recover_runs(after, tracker, parent)
+    ended, running = after.records()
+    assert running.run_id is None  # it gets its run when it goes on
+    assert run(tracker, ended.run_id or "")[:2] == ("FINISHED", [(1, 0.1), (2, 0.2), (3, pytest.approx(0.3))])
 
 
 def test_an_ended_run_is_left_alone(tmp_path: Path, tracker: Tracker) -> None:

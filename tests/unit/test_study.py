@@ -73,7 +73,7 @@ def test_an_interrupted_trial_is_suggested_again_first_with_its_checkpoint(tmp_p
 
     after = open_study(tmp_path)
     again = after.suggest("c")
-    assert again == {**suggested, "resume_from": ["/checkpoints/a/1"], "reported_epochs": [1]}
+    assert again == {**suggested, "resume_from": ["/checkpoints/a/1"]}
     after.on_trial_complete("c", report(after, "c", 0.5, 0.6, 0.7))
     assert states(after) == ["complete", "complete"]
     new = after.suggest("d")
@@ -84,7 +84,7 @@ def test_an_interrupted_trial_is_suggested_again_first_with_its_checkpoint(tmp_p
 def test_a_trial_cut_off_after_its_last_epoch_is_complete_and_not_repeated(tmp_path: Path) -> None:
     before = open_study(tmp_path)
     before.suggest("a")
-    before.record_run("a", "run-of-a")
+    before.record_run("trial-0", "run-of-a")
     report(before, "a", 0.5, 0.6, 0.7)
     before.record_checkpoint("a", 3, "/checkpoints/a/3")
     after = open_study(tmp_path)
@@ -96,6 +96,16 @@ def test_a_trial_cut_off_after_its_last_epoch_is_complete_and_not_repeated(tmp_p
     suggested = after.suggest("b")
     assert suggested is not None
     assert suggested["name"] == "trial-1"
+
+
+def test_a_run_may_be_noted_after_its_trial_has_ended(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    for trial in "ab":
+        study.suggest(trial)
+    study.on_trial_complete("b", report(study, "b", 0.5, 0.6, 0.7))
+    study.record_run("trial-1", "run-of-b")
+    assert [record.run_id for record in open_study(tmp_path).records()] == [None, "run-of-b"]
+    assert study.record("b").run_id == "run-of-b"
 
 
 def test_a_trial_whose_last_checkpoint_was_not_recorded_trains_its_last_epoch_again(tmp_path: Path) -> None:
