@@ -46,3 +46,10 @@ def folders_in(uri: str) -> list[str]:
     files, path = filesystem(uri)
     found = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
     return sorted(info.base_name for info in found if info.type == pyarrow.fs.FileType.Directory)
+
+
+def delete_folder(uri: str) -> None:
+    """Deletes a folder with all that is in it, if there is one."""
+    files, path = filesystem(uri)
+    with suppress(FileNotFoundError):
+        files.delete_dir(path)

@@ -57,8 +57,6 @@ class TrialRecorder(ray.tune.Callback):
         metrics = {name: float(result[name]) for name in METRICS if name in result}
         epoch = int(result["epoch"])
         self._search.record_epoch(trial.trial_id, {"epoch": epoch, **metrics})
-        if GROUP_CHECKPOINT in result:
-            self._search.record_checkpoint(trial.trial_id, epoch, result[GROUP_CHECKPOINT])
         self._writer.log(self._running[trial.trial_id], metrics, epoch)
         self._update(trial)
 
@@ -66,7 +64,8 @@ class TrialRecorder(ray.tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: ray.tune.Checkpoint, **info: Any
     ) -> None:
         """Records where the newest checkpoint is, and the best one."""
-        self._search.record_checkpoint(trial.trial_id, int(trial.last_result["epoch"]), checkpoint.path)
+        path = trial.last_result.get(GROUP_CHECKPOINT, checkpoint.path)
+        self._search.record_checkpoint(trial.trial_id, int(trial.last_result["epoch"]), path)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ends the trial's MLflow run; of the checkpoints of all ended trials that of the best stays."""

@@ -28,6 +28,7 @@ from tune.run_recovery import recover_runs
 from tune.scheduler import make_scheduler, replay
 from tune.study import StudySearch, TrialRecord, journal, leaderboard
 from tune.trial import TrialTask, run_trial
+from tune.trial_group import end_groups
 from tune.tuner import run_trials
 
 SWEEP_TAG = "tuneserve.sweep"
@@ -188,6 +189,7 @@ class _Driver:
             resources=_resources(allocation),
             max_concurrent=allocation.max_concurrent,
             time_budget_s=time_budget_s,
+            on_end=end_groups,
         )
 
 

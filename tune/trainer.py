@@ -4,51 +4,38 @@ import json
 import logging
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow.fs
 import ray
 import ray.exceptions
 import ray.train
 from ray.actor import ActorHandle
-from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from common.cluster import resources
-from common.errors import ClusterError, InputError, TrainingError
+from common.errors import InputError, TrainingError
 from common.metrics import direction
 from common.recipe import Lora, Train
 from common.tokenised import PreparedData, local_base_model, local_folder
 from tune.checkpoint import damage_on
 from tune.epoch_relay import EpochInbox, EpochRelay
+from tune.train_group import MAX_FAILURES, MAX_STARTS, environment, reason, start, worker_group
 from tune.train_loop import HISTORY_FILE, TrainLoopConfig, train
 
 logger = logging.getLogger(__name__)
 
 OnReport = Callable[[dict[str, float]], None]
 
-MAX_FAILURES = 3
-"""Lost workers that a run survives; Ray counts preempted nodes apart, without limit."""
-
-MAX_STARTS = 10
-"""Times (a minute each) that a run waits for resources that others hold."""
-
 POLL_S = 0.1
 ABORT_TIMEOUT_S = 5.0
-
-ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s unless set; start, reports and end each wait for it
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-}
 
 
 @dataclass(frozen=True)
@@ -122,9 +109,8 @@ def fit(
     earlier = _stored_result(location)
     if earlier is not None and len(_history(earlier)) >= settings.epochs:
         return _summary(earlier, metric, location)
-    per_worker = {"CPU": float(cpus_per_worker)} | ({"GPU": settings.gpus_per_worker} if use_gpu else {})
-    num_nodes = _check_room(settings, per_worker)
-    with tempfile.TemporaryDirectory(prefix="train-reports-") as folder, _environment(num_nodes):
+    workers = worker_group(settings, cpus_per_worker, use_gpu=use_gpu)
+    with tempfile.TemporaryDirectory(prefix="train-reports-") as folder, _set(environment()):
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={
@@ -133,9 +119,7 @@ def fit(
                 "num_threads": cpus_per_worker,
                 "lora": lora and lora.model_dump(),
             },
-            scaling_config=ScalingConfig(
-                num_workers=_num_workers(settings), use_gpu=use_gpu, resources_per_worker=per_worker
-            ),
+            scaling_config=workers,
             run_config=RunConfig(
                 name=run_name,
                 storage_path=storage_path,
@@ -153,39 +137,13 @@ def fit(
     return _summary(result, metric, location)
 
 
-def _num_workers(settings: Train) -> int | tuple[int, int]:
-    workers = settings.num_workers
-    return workers.max if workers.min == workers.max else (workers.min, workers.max)
-
-
-def _check_room(settings: Train, per_worker: dict[str, float]) -> int:
-    """Returns the number of nodes; raises if the cluster cannot hold the fewest workers."""
-    needed = settings.num_workers.min
-    nodes = resources().nodes
-    offers = [{"CPU": node.num_cpus, "GPU": node.num_gpus} for node in nodes]
-    room = sum(int(min(offer[kind] / amount for kind, amount in per_worker.items())) for offer in offers)
-    if room < needed:
-        unit = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
-        has = ", ".join(f"{sum(offer[kind] for offer in offers):g} {kind}" for kind in ("CPU", "GPU"))
-        raise ClusterError(
-            f"train.num_workers {needed} with {unit} a worker does not fit the cluster: it has room for {room} "
-            f"({has} on {len(nodes)} node(s)). Lower train.num_workers or start a larger cluster."
-        )
-    return len(nodes)
-
-
 @contextmanager
-def _environment(num_nodes: int) -> Iterator[None]:
-    """Ray Train reads its settings from the environment of the process that starts a run."""
-    chosen = dict(ENVIRONMENT)
-    if num_nodes == 1:
-        chosen["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less: with the node all would go anyway
-    added = {name: value for name, value in chosen.items() if name not in os.environ}
-    os.environ.update(added)
+def _set(variables: dict[str, str]) -> Iterator[None]:
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name in added:
+        for name in variables:
             del os.environ[name]
 
 
@@ -229,13 +187,8 @@ def _report(metrics: dict[str, float], folder: Path | None) -> None:
 
 
 def _watch(trainer: TorchTrainer, inbox: EpochInbox, on_report: OnReport) -> Result:
-    """Runs the trainer in a thread and passes reports on from the caller's.
-
-    In the main thread Ray would take over Ctrl-C and turn it into exit code 0; and Tune stops a trial by raising in
-    the thread that reports.
-    """
-    run: Future[Result] = Future()
-    threading.Thread(target=_run, args=(trainer, run), daemon=True, name="ray-train").start()
+    """Runs the trainer in a thread and passes reports on from the caller's."""
+    run = start(trainer)
     try:
         while not run.done():
             _wait(run)
@@ -245,7 +198,7 @@ def _watch(trainer: TorchTrainer, inbox: EpochInbox, on_report: OnReport) -> Res
             on_report(metrics)
         return run.result()
     except TrainingFailedError as error:
-        raise TrainingError(_reason(error)) from error
+        raise TrainingError(reason(error)) from error
     finally:
         while not run.done():  # interrupted
             _end(inbox.controller())
@@ -262,34 +215,11 @@ def _end(controller: "ActorHandle[Any] | None") -> None:
         ray.kill(controller)
 
 
-def _run(trainer: TorchTrainer, run: "Future[Result]") -> None:
-    try:
-        run.set_result(cast(Result, trainer.fit()))
-    except BaseException as error:
-        run.set_exception(error)
-
-
 def _wait(run: "Future[Result]") -> None:
     try:
         run.exception(timeout=POLL_S)
     except TimeoutError:
         return
-
-
-def _reason(error: TrainingFailedError) -> str:
-    """One line from the first cause."""
-    cause: BaseException = error
-    if isinstance(error, WorkerGroupError) and error.worker_failures:
-        rank, cause = min(error.worker_failures.items())
-        return f"training failed {MAX_FAILURES + 1} times, last in worker {rank}: {_last_line(cause)}"
-    if isinstance(error, ControllerError):
-        cause = error.controller_failure
-    return f"training could not be run: {_last_line(cause)}"
-
-
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
 
 
 def _stored_result(location: str) -> Result | None:

@@ -6,13 +6,14 @@ from typing import Any
 import ray.tune
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment
+from ray.tune.registry import get_trainable_cls
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 
 from common.errors import StorageError
 from common.metrics import direction
 from tune.recorder import TrialRecorder
 from tune.study import StudySearch
+from tune.suggestions import Suggestions, SweepTrial
 
 Trainable = Callable[[Mapping[str, Any]], None]
 """A trial: takes what `StudySearch.suggest` returns and reports with `ray.tune.report`."""
@@ -32,6 +33,7 @@ def run_trials(
     resources: Mapping[str, float],
     max_concurrent: int,
     time_budget_s: float | None = None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs the trials that a search misses, or until the time budget ends; leaves no actor and no placement group.
 
@@ -45,35 +47,42 @@ def run_trials(
         resources: What a trial's process holds of the cluster.
         max_concurrent: Trials at once.
         time_budget_s: No new trial starts and running ones end after this long.
+        on_end: Runs here, however the sweep ends, before the trials' processes are ended.
 
     Raises:
         StorageError: when checkpoints or the study can no longer be written.
     """
-    experiment = Experiment(
-        name,
-        ray.tune.with_resources(trainable, ray.tune.PlacementGroupFactory([dict(resources)])),
-        time_budget_s=time_budget_s,
-        num_samples=search.num_missing,
-        storage_path=folder,
-        checkpoint_config=ray.tune.CheckpointConfig(
-            num_to_keep=2,  # and the latest: should the newest be damaged, the one before is there
-            checkpoint_score_attribute=search.metric,
-            checkpoint_score_order=direction(search.metric),
-        ),
-        trial_dirname_creator=lambda trial: str(trial.trial_id),
-        max_failures=MAX_PROCESS_FAILURES,
+    experiment = Experiment(name, trainable, storage_path=folder, time_budget_s=time_budget_s)
+    process = get_trainable_cls(experiment.run_identifier)
+    held = ray.tune.PlacementGroupFactory([dict(resources)])
+    checkpoints = ray.tune.CheckpointConfig(
+        num_to_keep=2,  # and the latest: should the newest be damaged, the one before is there
+        checkpoint_score_attribute=search.metric,
+        checkpoint_score_order=direction(search.metric),
     )
-    suggestions = SearchGenerator(ConcurrencyLimiter(search, max_concurrent=max_concurrent))
-    suggestions.add_configurations([experiment])
+
+    def make_trial(trial_id: str, config: dict[str, Any]) -> SweepTrial:
+        return SweepTrial(
+            process,
+            experiment.run_identifier,
+            trial_id=trial_id,
+            config=config,
+            storage=experiment.storage,
+            placement_group_factory=held,
+            checkpoint_config=checkpoints,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            max_failures=MAX_PROCESS_FAILURES,
+        )
+
     controller: Any = _Controller(
-        search_alg=suggestions,
+        search_alg=Suggestions(search, make_trial, num_trials=search.num_missing, max_concurrent=max_concurrent),
         scheduler=scheduler,
         stopper=experiment.stopper,
         callbacks=[recorder],
         storage=experiment.storage,
-        trial_checkpoint_config=experiment.checkpoint_config,
         reuse_actors=True,
     )
+    controller.update_max_pending_trials(max_concurrent)
     try:
         while not controller.is_finished():
             controller.step()
@@ -84,7 +93,10 @@ def run_trials(
             raise
         raise _storage_error(folder, cause) from error
     finally:
-        controller.release()
+        try:
+            on_end()
+        finally:
+            controller.release()
 
 
 def _storage_error(folder: str, cause: object) -> StorageError:
@@ -128,6 +140,17 @@ class _Controller(TuneController):
             self._stopped_trials.clear()
             self._failed_trials.clear()
 
+    def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
+        """Leaves a trial to the process that is starting for it.
+
+        Tune gives it the first one that gets free and ends the new one. Where trials take less time than a process
+        does to start, as a sweep's first ones may, it never gets beyond one process.
+        """
+        own = self._trial_to_actor.get(trial)
+        if own is not None and self._actor_manager.is_actor_started(own):
+            return False
+        return bool(super()._maybe_reuse_cached_actor(trial))
+
     def release(self) -> None:
-        """Ends the trials' processes at once and gives back what they held of the cluster."""
+        """Ends the trials' processes at once, and gives back what they held of the cluster."""
         self._actor_manager.cleanup()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +13,12 @@ from tests.training_data import prepared_data, write_base_model, write_data
 from tune import trial
 from tune.allocation import Allocation
 from tune.checkpoint import seal
+from tune.group_exchange import GroupTask
 from tune.study import FAILURE, GROUP_CHECKPOINT, NOT_STORED
 from tune.train_loop import TrainLoopConfig
-from tune.trainer import TrainResult
-from tune.trial import TrialTask, run_trial
+from tune.trial import NOTE_FILE, TrialTask, run_trial
 
-SUGGESTED = {"name": "trial-4", "params": {"learning_rate": 0.01}, "resume_from": [], "reported_epochs": []}
+SUGGESTED = {"name": "trial-4", "params": {"learning_rate": 0.01}, "resume_from": []}
 Reports = list[tuple[dict[str, Any], str | None]]
 
 
@@ -38,9 +37,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
     def report(metrics: dict[str, Any], checkpoint: Any = None) -> None:
         reports.append((metrics, checkpoint and checkpoint.path))
 
-    monkeypatch.setattr(
-        trial, "gc", SimpleNamespace(collect=lambda: 0, get_freeze_count=lambda: 1)
-    )  # takes a second in a large process
+    monkeypatch.setattr(trial, "free_memory", lambda: None)  # takes a second in a large process
     monkeypatch.setattr(ray.tune, "report", report)
     monkeypatch.setattr(ray.tune, "get_checkpoint", lambda: None)
     return reports
@@ -129,26 +126,70 @@ def test_an_interruption_is_no_failure_of_the_trial(run: Callable[..., list[Any]
     assert reports == []
 
 
-@pytest.mark.parametrize("trained_on", [False, True])
-def test_a_group_reports_every_epoch_once_and_names_only_checkpoints_that_are_kept(
-    trained_on: bool, prepared_uri: str, reports: Reports, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def run_group(prepared_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[GroupTask]]:
+    """Runs a trial of two workers that stores a checkpoint with each of these accuracies; returns the group's task."""
+
+    def run(*accuracies: float, **changes: Any) -> list[GroupTask]:
+        tasks: list[GroupTask] = []
+
+        def train_in_group(task: GroupTask, settings: Train, allocation: Allocation, path: str, on_report: Any) -> None:
+            tasks.append(task)
+            for number, accuracy in enumerate(accuracies, start=1):
+                folder = Path(task.folder) / f"epoch-{number:04d}"
+                folder.mkdir(parents=True)
+                on_report({"epoch": number, "accuracy": accuracy}, str(folder))
+
+        monkeypatch.setattr(trial, "train_in_group", train_in_group)
+        settings = Train(epochs=4, num_workers=2)
+        task = TrialTask(prepared_uri, settings, None, "accuracy", Allocation(2, 1, 0.0, 1), str(tmp_path / "groups"))
+        run_trial(SUGGESTED | changes, task)
+        return tasks
+
+    return run
+
+
+def test_an_epoch_of_a_group_is_reported_with_where_its_checkpoint_is(
+    run_group: Callable[..., list[GroupTask]], reports: Reports, tmp_path: Path
 ) -> None:
-    """Of four epochs an earlier driver reported the first; the third is the best, and the last may be new."""
-    history = tuple({"epoch": epoch} for epoch in range(1, 5))
+    run_group(0.5)
+    assert [metrics for metrics, _ in reports] == [
+        {"epoch": 1, "accuracy": 0.5, GROUP_CHECKPOINT: str(tmp_path / "groups" / "trial-4" / "epoch-0001")}
+    ]
 
-    def fit(*_: object, on_report: Any, run_name: str, storage_path: str, **settings: object) -> TrainResult:
-        assert (run_name, storage_path) == ("trial-4", "/groups")
-        if trained_on:
-            on_report(history[3])
-        return TrainResult(history[2], "/groups/trial-4/epoch-0003", history, 1.0)
 
-    monkeypatch.setattr(trial, "fit", fit)
-    task = TrialTask(
-        prepared_uri, Train(epochs=4, num_workers=2), None, "accuracy", Allocation(2, 1, 0.0, 1), "/groups"
-    )
-    run_trial(SUGGESTED | {"reported_epochs": [1]}, task)
+def test_of_a_groups_checkpoints_the_best_the_best_before_and_the_newest_are_kept(
+    run_group: Callable[..., list[GroupTask]], reports: Reports, tmp_path: Path
+) -> None:
+    run_group(0.4, 0.5, 0.9, 0.6, 0.7)
+    kept = {folder.name for folder in (tmp_path / "groups" / "trial-4").iterdir()}
+    assert kept == {"epoch-0002", "epoch-0003", "epoch-0005"}
 
-    last = (4, "/groups/trial-4/epoch-0004")
-    stored = [(2, None), (3, "/groups/trial-4/epoch-0003")]
-    expected = [last, *stored] if trained_on else [*stored, last]
-    assert [(metrics["epoch"], metrics.get(GROUP_CHECKPOINT)) for metrics, _ in reports] == expected
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_group_goes_on_from_its_newest_checkpoint(
+    restarted: bool,
+    run_group: Callable[..., list[GroupTask]],
+    reports: Reports,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a trial that Tune itself restarts, Tune has a note of a newer one."""
+    for name in ("resumed", "restarted", "note"):
+        (tmp_path / name).mkdir()
+        seal(tmp_path / name)
+    (tmp_path / "note" / NOTE_FILE).write_text(str(tmp_path / "restarted"))
+    if restarted:
+        monkeypatch.setattr(ray.tune, "get_checkpoint", lambda: ray.tune.Checkpoint(str(tmp_path / "note")))
+    (task,) = run_group(resume_from=[str(tmp_path / "resumed")])
+    assert task.resume_from == str(tmp_path / ("restarted" if restarted else "resumed"))
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over_in_a_group_too(
+    run_group: Callable[..., list[GroupTask]], reports: Reports, tmp_path: Path
+) -> None:
+    for name in ("torn", "whole"):
+        (tmp_path / name).mkdir()
+    seal(tmp_path / "whole")
+    (task,) = run_group(resume_from=[str(tmp_path / "torn"), str(tmp_path / "whole")])
+    assert task.resume_from == str(tmp_path / "whole")
