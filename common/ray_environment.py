@@ -22,6 +22,10 @@ LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1"}
 """Settings that take Ray's notes to developers out of people's output."""
 
+WAIT_POLICY = "OMP_WAIT_POLICY"
+"""How torch's threads wait for each other. By default they spin, which keeps the one that is waited for from its core
+when anything else runs: one busy process on two cores then makes a training ten times slower, instead of twice."""
+
 
 def home() -> Path:
     """The folder of the cluster record and the token: TUNESERVE_HOME, or `~/.tuneserve`; made when missing."""
@@ -49,7 +53,13 @@ def token_path() -> Path:
 
 def own_cluster_environment() -> dict[str, str]:
     """The variables with which a process starts or joins a cluster of ours: our token, on loopback."""
-    return {**QUIET, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path()), LOOPBACK_VARIABLE: "0"}
+    return {
+        **QUIET,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path()),
+        LOOPBACK_VARIABLE: "0",
+        WAIT_POLICY: os.environ.get(WAIT_POLICY, "passive"),
+    }
 
 
 def other_cluster_environment() -> dict[str, str]:

@@ -157,3 +157,11 @@ def test_connecting_again_uses_the_connection_that_is_there(cluster):
 def test_resources_are_what_the_cluster_was_started_with(cluster):
     offered = resources()
     assert (offered.num_cpus, offered.num_gpus, len(offered.nodes)) == (4.0, 0.0, 1)
+
+
+def test_threads_of_a_training_do_not_spin_while_they_wait(cluster):
+    @ray.remote(num_cpus=0)
+    def wait_policy():
+        return os.environ["OMP_WAIT_POLICY"]
+
+    assert ray.get(wait_policy.remote()) == "passive"
