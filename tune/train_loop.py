@@ -27,6 +27,7 @@ from common.metrics import accuracy_of, confusion_matrix, macro_f1_of
 from tune.batches import Rows, TokenisedTexts, epoch_batches, share, sorted_batches
 from tune.checkpoint import STATE_FILE, seal
 from tune.data_parallel import Worker
+from tune.dropout import use_fast_dropout
 from tune.precision import Precision, compute_dtype
 from tune.pretrained import load_trainable, save_trainable
 from tune.vocabulary import all_rows, keep_used_rows
@@ -153,6 +154,8 @@ class _Run:
             config.base_model, config.labels, config.pad_token_id, lora=config.lora, checkpoint=checkpoint
         )
         keep_used_rows(self.model, self._used_tokens())
+        if self.worker.device.type == "cpu":
+            use_fast_dropout(self.model)
         self.model.to(self.worker.device)  # type: ignore[arg-type]
         self.replica = self.worker.replicate(self.model)
         matrices = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
