@@ -52,6 +52,28 @@ def test_a_text_is_cut_at_max_length(folder: Path) -> None:
     assert classifier.logits(["good " * 64 + "bad " * 100])[0].tolist() == [-128.0, 128.0]
 
 
+def test_a_prediction_tells_its_logits_and_whether_its_text_was_cut(folder: Path) -> None:
+    short, exact, long = Classifier.load(folder).classify(["good", "good " * 64, "bad " * 65])
+
+    assert dict(zip(short.scores, short.logits, strict=True)) == {"bad": -2.0, "good": 2.0}
+    assert [found.truncated for found in (short, exact, long)] == [False, False, True]
+
+
+def test_a_pair_is_read_as_one_input_and_cut_like_one(folder: Path) -> None:
+    classifier = Classifier.load(folder)
+
+    together, alone = classifier.classify([("good bad", "good"), "good bad good"])
+    assert together.logits == alone.logits
+    assert classifier.classify([("good " * 40, "bad " * 40)])[0].truncated
+
+
+@pytest.mark.parametrize("text", ["\0", "good\0bad", "", " ", "\u200b", "\U0010ffff", "x" * 100_000, "good " * 20_000])
+def test_no_text_that_json_can_say_fails_the_texts_beside_it(folder: Path, text: str) -> None:
+    before, _, after = Classifier.load(folder).classify(["good", text, "bad"])
+
+    assert (before.label, after.label) == ("good", "bad")
+
+
 def test_no_texts_and_empty_texts_are_answered(folder: Path) -> None:
     classifier = Classifier.load(folder)
 
