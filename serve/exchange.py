@@ -123,9 +123,13 @@ class Exchange:
 
     async def settings(self) -> ModelSettings:
         """What the model says of itself; wakes nothing."""
+        self.require_version()
         try:
-            settings, self.version = await self.endpoint.settings()
-        except (RegistryError, ServingError) as error:
+            async with asyncio.timeout(self._deadline_s):
+                settings, self.version = await self.endpoint.settings()
+        except TimeoutError:
+            raise RefusedError(504, f"the model's files were not read within {self._deadline_s:g} s") from None
+        except ServingError as error:
             raise RefusedError(503, str(error)) from error
         return settings
 

@@ -27,7 +27,7 @@ STATUSES = {
     429: "Too many texts wait; try again after `Retry-After` seconds.",
     500: "The model could not be loaded, or something failed.",
     503: "The endpoint has no replica or no model to answer with.",
-    504: "No answer within the deadline.",
+    504: "No answer in time.",
 }
 """What a refusal's status means, in every protocol that keeps it."""
 
@@ -75,7 +75,7 @@ class Routes:
 
     def get(self, protocol: Protocol, path: str, handler: Handler, summary: str, answer: Mapping[str, Any]) -> None:
         """A question about the endpoint; wakes nothing. `answer` is OpenAPI's description of the 200."""
-        self._add("GET", protocol, path, handler, summary, answer, refusals=(404, 503), body=None)
+        self._add("GET", protocol, path, handler, summary, answer, refusals=(404, 500, 503, 504), body=None)
 
     def post(
         self,

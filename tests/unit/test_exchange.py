@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ServingError, TrackingError
+from common.model_settings import ModelSettings
 from serve.batching import Answer, ServedVersion, Text
 from serve.endpoints import Deployment
 from serve.exchange import MAX_BODY_BYTES, MAX_TEXT_CHARS
@@ -262,6 +263,28 @@ def test_whatever_a_body_holds_the_answer_is_foreseen(data: Any, spoken: Spoken)
     assert response.status_code in {200, 400, 413, 422}
     if response.status_code != 200:
         assert problem(response, spoken)
+
+
+@dataclass
+class Hanging(FakeBackend):
+    """The store that holds its model's files does not answer."""
+
+    async def settings(self, served: ServedVersion) -> ModelSettings:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("path", ["/news/info", "/news/v2/models/news", "/news/v2/models/news/config"])
+def test_a_question_about_a_model_whose_files_hang_ends(path: str) -> None:
+    async def scenario() -> None:
+        async with gateway(Hanging(), deadline_s=0.01) as client:
+            await settle()
+            response = await client.get(path)
+
+        assert response.status_code == 504
+        assert "not read within 0.01 s" in response.json()["error"]
+
+    run(scenario)
 
 
 def test_openapi_describes_every_route_and_what_each_refuses() -> None:
