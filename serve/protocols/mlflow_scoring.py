@@ -187,7 +187,7 @@ def _column(names: list[Any], where: str) -> Any:
 
 def _csv_texts(body: bytes) -> list[str]:
     try:
-        rows = [row for row in csv.reader(StringIO(body.decode("utf-8-sig"), newline=""), strict=True) if row]
+        rows = [row for row in csv.reader(StringIO(body.decode("utf-8-sig")), strict=True) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise RefusedError(422, f"the body is not CSV in UTF-8: {error}") from None
     if not rows:

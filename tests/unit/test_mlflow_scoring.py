@@ -11,7 +11,9 @@ from serve.protocols.mlflow_scoring import _csv_texts
 from tests.fake_backend import FakeBackend, ask
 
 PREDICTION = {"label": "good", "score": 0.75}
-TEXTS = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\0")), min_size=1, max_size=5)
+TEXTS = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="\r")), min_size=1, max_size=5
+)  # pandas does not quote \r
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,14 @@ def test_all_outputs_are_binary_where_the_request_says_so() -> None:
     assert np.frombuffer(raw["score"], "<f4").tolist() == [0.75]
 
 
+def test_an_output_may_differ_from_what_the_request_says_of_all() -> None:
+    wanted = [{"name": "score"}, {"name": "label", "parameters": {"binary_data": False}}]
+
+    _, raw = read_outputs(send_binary(["a"], outputs=wanted, parameters={"binary_data_output": True}))
+
+    assert set(raw) == {"score"}
+
+
 @dataclass
 class Umlauts(FakeBackend):
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
