@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import huggingface_hub.constants
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,7 +84,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 class TestHuggingFace:
     @pytest.fixture
-    def client(self, address: str) -> InferenceClient:
+    def client(self, address: str, monkeypatch: pytest.MonkeyPatch) -> InferenceClient:
+        # Offline mode, wherever it was left on, would keep the client from every address, our own too.
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         return InferenceClient(model=f"http://{address}/news", token="ts_key")
 
     def test_a_text_is_classified(self, client: InferenceClient) -> None:
