@@ -4,7 +4,6 @@ Nothing here imports torch, transformers or MLflow: this is what a replica loads
 gate scores, so that the figures on a model card are those of the artefact that serves.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ import onnxruntime
 import tokenizers
 
 from common.errors import ModelError
+from common.model_settings import LABELS_FILE, ModelSettings
 
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
-LABELS_FILE = "labels.json"
 FILES = (MODEL_FILE, TOKENIZER_FILE, LABELS_FILE)
 """What a folder must hold for `Classifier.load`."""
 
@@ -31,6 +30,9 @@ _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_i
 
 Logits = npt.NDArray[np.float32]
 
+Text = str | tuple[str, str]
+"""One text, or a pair that the tokenizer joins as its model was made to read pairs."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -39,6 +41,10 @@ class Prediction:
     label: str
     score: float
     scores: dict[str, float]
+    logits: tuple[float, ...]
+    """What the model gave before the softmax, in the order of `scores`."""
+    truncated: bool
+    """Whether the text had more tokens than the model reads."""
 
 
 @dataclass(frozen=True)
@@ -61,34 +67,39 @@ class Classifier:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise ModelError(f"{folder} lacks {', '.join(missing)}; promote the model again to export it")
-        settings = json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))
+        settings = ModelSettings.parse((folder / LABELS_FILE).read_bytes())
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        tokenizer.enable_truncation(settings["max_length"])
+        tokenizer.enable_truncation(settings.max_length)
         tokenizer.no_padding()  # batches are padded here, to their own longest text
-        labels = tuple(settings["labels"])
         session = _open_session(folder / MODEL_FILE, num_threads)
         num_outputs = session.get_outputs()[0].shape[-1]
-        if num_outputs != len(labels):
+        if num_outputs != len(settings.labels):
             raise ModelError(
-                f"{folder}: the model has {num_outputs} outputs and {LABELS_FILE} names {len(labels)} labels; "
+                f"{folder}: the model has {num_outputs} outputs and {LABELS_FILE} names {len(settings.labels)} labels; "
                 "promote the model again to export it"
             )
-        return cls(labels, settings["max_length"], settings["precision"], settings["pad_token_id"], tokenizer, session)
+        return cls(settings.labels, settings.max_length, settings.precision, settings.pad_token_id, tokenizer, session)
 
-    def logits(self, texts: Sequence[str]) -> Logits:
+    def logits(self, texts: Sequence[Text]) -> Logits:
         """(N, C) float32, rows in the order of `texts`, columns in that of `labels`."""
+        return self._logits(self._tokenizer.encode_batch_fast(list(texts)))
+
+    def classify(self, texts: Sequence[Text]) -> list[Prediction]:
+        """One prediction for each text, in their order."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))
-        logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        truncated = [bool(encoding.overflowing) for encoding in encodings]
+        logits = self._logits(encodings)
+        rows = zip(probabilities(logits), logits.tolist(), truncated, strict=True)
+        return [self._prediction(*row) for row in rows]
+
+    def _logits(self, encodings: Sequence[tokenizers.Encoding]) -> Logits:
+        logits = np.empty((len(encodings), len(self.labels)), dtype=np.float32)
         # Sorted by length, so that short texts are not padded to the longest one there is.
-        order = sorted(range(len(texts)), key=lambda row: len(encodings[row].ids))
+        order = sorted(range(len(encodings)), key=lambda row: len(encodings[row].ids))
         for start in range(0, len(order), MAX_BATCH_SIZE):
             rows = order[start : start + MAX_BATCH_SIZE]
             logits[rows] = self._forward([encodings[row] for row in rows])
         return logits
-
-    def classify(self, texts: Sequence[str]) -> list[Prediction]:
-        """One prediction for each text, in their order."""
-        return [self._prediction(row) for row in probabilities(self.logits(texts))]
 
     def _forward(self, batch: Sequence[tokenizers.Encoding]) -> Logits:
         # At least 1: some tokenizers give no token at all for an empty text.
@@ -102,9 +113,10 @@ class Classifier:
         (logits,) = self._session.run(["logits"], feeds)
         return np.asarray(logits, dtype=np.float32)
 
-    def _prediction(self, row: npt.NDArray[np.float64]) -> Prediction:
+    def _prediction(self, row: npt.NDArray[np.float64], logits: list[float], truncated: bool) -> Prediction:
         best = int(row.argmax())
-        return Prediction(self.labels[best], float(row[best]), dict(zip(self.labels, row.tolist(), strict=True)))
+        scores = dict(zip(self.labels, row.tolist(), strict=True))
+        return Prediction(self.labels[best], float(row[best]), scores, tuple(logits), truncated)
 
 
 def probabilities(logits: Logits) -> npt.NDArray[np.float64]:

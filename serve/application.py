@@ -16,7 +16,7 @@ from common.recipe import Recipe
 from common.registry import ModelRegistry
 from serve.backend import endpoints_in
 from serve.endpoints import Deployment, EndpointSpec
-from serve.protocols import State
+from serve.health import State
 from serve.ray_serve import gateway_application, gateway_url, model_application, quiet, run, serve_details, start
 
 GATEWAY = "_gateway"

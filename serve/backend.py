@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.handle import DeploymentHandle
 
-from common.errors import ServingError
-from serve.batching import Answer, ServedVersion
+from common.errors import InputError, ServingError
+from common.model_settings import ModelSettings
+from serve.batching import Answer, ServedVersion, Text
 from serve.endpoints import Deployment, EndpointSpec
 from serve.gateway import create_app
 
@@ -57,6 +58,7 @@ class ServeBackend:
         self._registry = cache(_registry)
         # MLflow's client blocks, for long when a server is away: it must not take the threads of others.
         self._registry_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="registry")
+        self._settings = lru_cache(maxsize=128)(_settings)
 
     async def deployments(self) -> dict[str, Deployment]:
         """The endpoints that are deployed, by name."""
@@ -71,7 +73,11 @@ class ServeBackend:
         version = registry.by_alias(spec.model, spec.alias)
         return ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
 
-    async def classify(self, name: str, served: ServedVersion, texts: list[str]) -> list[Answer]:
+    async def settings(self, served: ServedVersion) -> ModelSettings:
+        """What the version says of itself; wakes nothing. Raises `ServingError`."""
+        return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._settings, served)
+
+    async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
         for attempt in range(1, NUM_ATTEMPTS + 1):
             response = self._handle(name).classify.remote(served.uri, served.version, texts)
@@ -92,6 +98,13 @@ class ServeBackend:
 
 def _handle(name: str) -> DeploymentHandle[Any]:
     return ray.serve.get_deployment_handle(DEPLOYMENT, app_name=name, _check_exists=False)
+
+
+def _settings(served: ServedVersion) -> ModelSettings:
+    try:
+        return ModelSettings.read(served.uri)
+    except (OSError, InputError) as error:
+        raise ServingError(f"version {served.version} at {served.uri} cannot be read: {error}") from error
 
 
 def _registry(tracking_uri: str) -> "ModelRegistry":

@@ -17,8 +17,11 @@ from typing import Any
 MAX_BATCH_SIZE = 64
 """Texts in one call: enough that the call costs little beside the model, few enough that others need not wait long."""
 
+Text = str | tuple[str, str]
+"""One text, or a pair of texts that the model reads together."""
+
 Answer = dict[str, Any]
-"""`label`, `score` and `scores` of one text."""
+"""`label`, `score`, `scores`, `logits` (in the order of `scores`) and `truncated` of one text."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class ServedVersion:
     uri: str
 
 
-Send = Callable[[ServedVersion, list[str]], Awaitable[list[Answer]]]
+Send = Callable[[ServedVersion, list[Text]], Awaitable[list[Answer]]]
 """Has one batch classified by one version."""
 
 
@@ -42,7 +45,7 @@ class _Chunk:
     """Texts of one request that stay in one batch."""
 
     served: ServedVersion
-    texts: list[str]
+    texts: list[Text]
     answers: asyncio.Future[list[Answer]]
     batch: "_Batch | None" = None
 
@@ -75,7 +78,7 @@ class Batcher:
         self._queue: deque[_Chunk] = deque()
         self._running: set[_Batch] = set()
 
-    async def classify(self, served: ServedVersion, texts: Sequence[str]) -> list[Answer]:
+    async def classify(self, served: ServedVersion, texts: Sequence[Text]) -> list[Answer]:
         """One answer for each text, in their order.
 
         Raises `QueueFullError` when `texts` would make more than `max_waiting` wait, and what `send` raises. When the

@@ -16,8 +16,9 @@ from functools import partial
 from typing import Any, Protocol, Self
 
 from common.errors import RegistryError, ServingError
-from serve.batching import Answer, Batcher, ServedVersion
-from serve.protocols import EndpointHealth, State
+from common.model_settings import ModelSettings
+from serve.batching import Answer, Batcher, ServedVersion, Text
+from serve.health import EndpointHealth, State
 
 LOOK_AT_DEPLOYMENTS_EVERY_S = 1.0
 LOOK_AT_ALIASES_EVERY_S = 2.0
@@ -84,7 +85,10 @@ class Backend(Protocol):
     async def resolve(self, spec: EndpointSpec) -> ServedVersion:
         """The version that the alias points to. Raises an error that says why it cannot be told."""
 
-    async def classify(self, name: str, served: ServedVersion, texts: list[str]) -> list[Answer]:
+    async def settings(self, served: ServedVersion) -> ModelSettings:
+        """What the version says of itself; wakes nothing. Raises `ServingError`."""
+
+    async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
 
 
@@ -142,16 +146,24 @@ class Endpoint:
             self._asking = False
             self._asked.set()
 
-    async def classify(self, texts: list[str]) -> tuple[list[Answer], int]:
+    async def classify(self, texts: list[Text]) -> tuple[list[Answer], int]:
         """An answer for each text, and the version that gave them all.
 
         Raises `RegistryError` when no version is known, `ServingError`, and `QueueFullError`.
         """
-        await self._asked.wait()
-        served = self.served
-        if served is None:
-            raise RegistryError(f"{self.name!r} has no model to answer with yet: {self.problem}")
+        served = await self._known_version()
         return await self.batcher.classify(served, texts), served.version
+
+    async def settings(self) -> tuple[ModelSettings, int]:
+        """What the version that answers says of itself, and its number. Raises `RegistryError` and `ServingError`."""
+        served = await self._known_version()
+        return await self._backend.settings(served), served.version
+
+    async def _known_version(self) -> ServedVersion:
+        await self._asked.wait()
+        if self.served is None:
+            raise RegistryError(f"{self.name!r} has no model to answer with yet: {self.problem}")
+        return self.served
 
 
 def _batching(spec: EndpointSpec) -> dict[str, Any]:

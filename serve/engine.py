@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.classifier import Classifier
+from common.classifier import Classifier, Text
 from common.errors import InputError, ModelError
 from common.location import cached_copy, local_path
 from serve.autoscaling import IDLE_METRIC
@@ -79,8 +79,8 @@ class Model:
         """Takes the endpoint's specification, which Serve keeps as the deployment's `user_config`."""
         self._name = str(user_config["model"])
 
-    async def classify(self, uri: str, version: int, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """`{label, score, scores}` for each text, in their order, by the model in the folder `uri`.
+    async def classify(self, uri: str, version: int, texts: Sequence[Text]) -> list[dict[str, Any]]:
+        """What `serve.batching.Answer` names for each text, in their order, by the model in the folder `uri`.
 
         Raises `ModelError` when that version cannot be fetched or loaded.
         """
@@ -92,7 +92,7 @@ class Model:
         finally:
             self._num_batches -= 1
             self._worked_at = time.monotonic()
-        return [{"label": found.label, "score": found.score, "scores": found.scores} for found in predictions]
+        return [vars(found) for found in predictions]
 
     async def _engine(self, uri: str, version: int) -> Classifier:
         try:

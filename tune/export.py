@@ -16,8 +16,9 @@ import torch
 import transformers
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from common.classifier import LABELS_FILE, MODEL_FILE, TOKENIZER_FILE, Classifier, Logits
+from common.classifier import MODEL_FILE, TOKENIZER_FILE, Classifier, Logits
 from common.errors import PromotionError
+from common.model_settings import LABELS_FILE
 from tune.quiet import quiet
 
 MAX_INT8_LOSS = 0.005

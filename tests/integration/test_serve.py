@@ -130,6 +130,39 @@ def test_the_first_request_wakes_the_endpoint_and_idleness_removes_it(endpoint: 
     wait_until(lambda: (state().state, state().replicas) == ("asleep", 0))
 
 
+def test_every_protocol_is_reached_and_every_answer_names_its_request_and_version(
+    endpoint: Deployed, client: httpx.Client
+) -> None:
+    text = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}
+    bodies = {
+        "": {"inputs": "good"},
+        "/classify": {"text": "good"},
+        "/predict": {"inputs": [["good", "good"]]},
+        "/invocations": {"inputs": ["good"]},
+        f"/v2/models/{NAME}/infer": {"inputs": [text]},
+    }
+
+    answers = [
+        client.post(f"/{NAME}{path}", json=body, headers={"x-request-id": "mine"}) for path, body in bodies.items()
+    ]
+    answers.append(client.post(f"/{NAME}", json={}, headers={"x-request-id": "mine"}))
+    answers += [client.get(f"/{NAME}/{path}", headers={"x-request-id": "mine"}) for path in ("info", "v2/health/ready")]
+
+    assert [answer.status_code for answer in answers] == [200] * 5 + [422] + [200] * 2
+    assert {answer.headers["X-Model-Version"] for answer in answers} == {"1"}
+    assert {answer.headers["x-request-id"] for answer in answers} == {"mine"}
+    assert client.get(f"/{NAME}/ping").headers["x-request-id"] not in {"", "mine"}
+
+
+def test_a_client_that_does_not_wait_for_the_wake_has_started_it(endpoint: Deployed, client: httpx.Client) -> None:
+    wait_until(lambda: state().state == "asleep")
+
+    response = client.post(f"/{NAME}", json={"inputs": "good"}, headers={"X-Scale-Up-Timeout": "0.5"})
+
+    assert response.status_code == 504
+    wait_until(lambda: state().state == "awake")
+
+
 def test_a_sleeping_endpoint_answers_while_every_cpu_is_taken(endpoint: Deployed, client: httpx.Client) -> None:
     wait_until(lambda: state().state == "asleep")
     num_cpus = ray.cluster_resources()["CPU"]

@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from common.errors import ModelError, ServingError
 from serve.backend import ServeBackend, endpoints_in
 from serve.batching import ServedVersion
 from serve.endpoints import Deployment, EndpointSpec
+from tests.tiny_model import build_engine
 
 SERVED = ServedVersion(3, "/models/3/onnx")
 SPEC = EndpointSpec(
@@ -93,6 +95,17 @@ def test_what_a_replica_raises_is_told_without_its_traceback(
         answer(backend, FakeHandle(error.as_instanceof_cause()), monkeypatch)
 
     assert str(raised.value) == str(cause)
+
+
+def test_a_versions_settings_are_read_once_and_a_failure_is_tried_again(backend: ServeBackend, tmp_path: Path) -> None:
+    served = ServedVersion(3, str(tmp_path))
+    with pytest.raises(ServingError, match=f"version 3 at {tmp_path} cannot be read"):
+        asyncio.run(backend.settings(served))
+
+    build_engine(tmp_path)
+    assert asyncio.run(backend.settings(served)).labels == ("bad", "good")
+    (tmp_path / "labels.json").unlink()
+    assert asyncio.run(backend.settings(served)).labels == ("bad", "good")
 
 
 def test_a_batch_that_nobody_waits_for_is_cancelled(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:

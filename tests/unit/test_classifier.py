@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
 from common.classifier import Classifier, probabilities
 from common.errors import ModelError
-from tests.tiny_model import build_engine
+from tests.tiny_model import VOCABULARY, build_engine
 
 TEXTS = st.lists(st.sampled_from(["good", "bad", "other"]), max_size=9).map(" ".join)
 
@@ -50,6 +54,51 @@ def test_a_text_is_cut_at_max_length(folder: Path) -> None:
 
     assert classifier.max_length == 64
     assert classifier.logits(["good " * 64 + "bad " * 100])[0].tolist() == [-128.0, 128.0]
+
+
+def test_a_prediction_tells_its_logits_and_whether_its_text_was_cut(folder: Path) -> None:
+    short, exact, long = Classifier.load(folder).classify(["good", "good " * 64, "bad " * 65])
+
+    assert dict(zip(short.scores, short.logits, strict=True)) == {"bad": -2.0, "good": 2.0}
+    assert [found.truncated for found in (short, exact, long)] == [False, False, True]
+
+
+def test_a_pair_is_read_as_one_input_and_cut_like_one(folder: Path) -> None:
+    classifier = Classifier.load(folder)
+
+    together, alone = classifier.classify([("good bad", "good"), "good bad good"])
+    assert together.logits == alone.logits
+    assert classifier.classify([("good " * 40, "bad " * 40)])[0].truncated
+
+
+@pytest.fixture(scope="module", params=["word pieces", "bytes"])
+def hardened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    """The tiny model behind the tokenizers of BERT's and of GPT's kind."""
+    folder = build_engine(tmp_path_factory.mktemp("engine"))
+    if request.param == "word pieces":
+        tokenizer = Tokenizer(WordPiece(VOCABULARY, unk_token="[UNK]"))
+        tokenizer.normalizer = BertNormalizer()
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+    else:
+        tokenizer = Tokenizer(BPE(VOCABULARY, [], unk_token="[UNK]", ignore_merges=True))
+        tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return Classifier.load(folder)
+
+
+@given(text=st.text(st.characters(codec="utf-8"), max_size=200))
+def test_no_text_fails_or_changes_the_texts_beside_it(hardened: Classifier, text: str) -> None:
+    before, answer, after = hardened.classify(["good", text, "bad"])
+
+    assert (before.logits, after.logits) == ((-2.0, 2.0), (2.0, -2.0))
+    assert answer == hardened.classify([text])[0]
+
+
+@pytest.mark.parametrize("text", ["\0", "good\0bad", "", " ", "\u200b", "\U0010ffff", "x" * 100_000, "good " * 20_000])
+def test_no_text_that_json_can_say_fails_the_texts_beside_it(folder: Path, text: str) -> None:
+    before, _, after = Classifier.load(folder).classify(["good", text, "bad"])
+
+    assert (before.label, after.label) == ("good", "bad")
 
 
 def test_no_texts_and_empty_texts_are_answered(folder: Path) -> None:

@@ -1,86 +1,14 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-import httpx
 import pytest
 
 import serve.endpoints
 from common.errors import ServingError, TrackingError
-from serve.batching import Answer, ServedVersion
+from serve.batching import ServedVersion
 from serve.endpoints import Deployment, Endpoints, EndpointSpec
-from serve.gateway import MAX_BODY_BYTES, create_app
-
-SPEC = EndpointSpec(
-    model="headlines",
-    alias="champion",
-    tracking_uri="sqlite:///mlflow.db",
-    storage="/storage",
-    max_queued_requests=8,
-    target_ongoing_requests=2.0,
-    min_replicas=0,
-    max_replicas=2,
-    downscale_to_zero_delay_s=300.0,
-)
-GOOD: Answer = {"label": "good", "score": 0.75, "scores": {"bad": 0.25, "good": 0.75}}
-
-
-@dataclass
-class FakeBackend:
-    """Serve and the registry, without either."""
-
-    deployed: dict[str, Deployment] = field(default_factory=lambda: {"news": Deployment(SPEC, 0, 0)})
-    version: int = 1
-    registry_error: Exception | None = None
-    replica_error: Exception | None = None
-    batches: list[tuple[str, int, list[str]]] = field(default_factory=list)
-    is_open: asyncio.Event = field(default_factory=asyncio.Event)
-    num_looks: int = 0
-    look_error: Exception | None = None
-    may_look: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.is_open.set()
-        self.may_look.set()
-
-    async def deployments(self) -> dict[str, Deployment]:
-        self.num_looks += 1
-        await self.may_look.wait()
-        if self.look_error:
-            raise self.look_error
-        return self.deployed
-
-    async def resolve(self, spec: EndpointSpec) -> ServedVersion:
-        if self.registry_error:
-            raise self.registry_error
-        return ServedVersion(self.version, f"/storage/{spec.model}/{self.version}/onnx")
-
-    async def classify(self, name: str, served: ServedVersion, texts: list[str]) -> list[Answer]:
-        self.batches.append((name, served.version, texts))
-        await self.is_open.wait()
-        if self.replica_error:
-            raise self.replica_error
-        return [GOOD for _ in texts]
-
-
-@asynccontextmanager
-async def gateway(backend: FakeBackend, deadline_s: float = 60.0) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(backend, deadline_s=deadline_s)
-    # As a server: an exception of the application ends the request and not the server.
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-        yield client
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(scenario())  # type: ignore[arg-type]
-
-
-async def settle() -> None:
-    """Lets every task that can run do so."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+from serve.exchange import MAX_BODY_BYTES
+from tests.fake_backend import GOOD, SPEC, FakeBackend, gateway, run, settle
 
 
 def test_texts_get_predictions_the_model_and_its_version() -> None:
@@ -146,7 +74,7 @@ def test_health_documentation_and_wrong_paths_reach_no_replica() -> None:
             }
             unknown = await client.post("/olds/classify", json={"text": "a"})
 
-        assert list(statuses.values()) == [200, 200, 200, 200, 404, 404, 405]
+        assert list(statuses.values()) == [200, 200, 200, 200, 404, 405, 405]
         assert (unknown.status_code, unknown.json()) == (404, {"error": "there is no endpoint 'olds'; there are: news"})
         assert backend.batches == []
 

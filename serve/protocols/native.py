@@ -1,11 +1,14 @@
-"""What the gateway takes and answers over HTTP: the request bodies, the answers, and how a body is read."""
+"""The project's own protocol: `POST /<name>/classify`, one text or many, with a score for every label."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
+from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-State = Literal["asleep", "waking", "awake"]
-"""`asleep`: no replica; `waking`: one is on its way; `awake`: at least one answers."""
+from serve.exchange import JSON_TYPES, Exchange, RefusedError
+from serve.routes import Protocol, Routes, json_response
+
+_SHOWN = ("label", "score", "scores")
 
 
 class Sentence(BaseModel):
@@ -83,24 +86,6 @@ class OnePrediction(Prediction):
     version: int
 
 
-class EndpointHealth(BaseModel):
-    """How an endpoint is; asking wakes nothing."""
-
-    name: str
-    state: State
-    replicas: int = Field(description="Replicas that answer.")
-    model: str = Field(description="The registered model.")
-    version: int | None = Field(description="The version that answers; null until the registry has been reached.")
-    problem: str | None = Field(None, description="Why the registry could not be asked just now.")
-
-
-class GatewayHealth(BaseModel):
-    """The gateway and its endpoints."""
-
-    status: Literal["ok"] = "ok"
-    endpoints: list[EndpointHealth]
-
-
 class Problem(BaseModel):
     """The body of every answer that is not 200."""
 
@@ -108,14 +93,44 @@ class Problem(BaseModel):
 
 
 def parse_request(body: bytes) -> ClassifyRequest:
-    """The request in `body`, whatever its content type says. Raises `ValueError` with one line for each mistake."""
+    """The request in `body`. Raises `RefusedError` with one line for each mistake."""
     try:
         return ClassifyRequest.model_validate_json(body)
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(dict(detail)) for detail in error.errors(include_url=False))) from error
+        problems = "; ".join(_explain(dict(detail)) for detail in error.errors(include_url=False))
+        raise RefusedError(422, problems) from None
+
+
+def add_routes(routes: Routes) -> None:
+    """`POST /{name}/classify`."""
+    routes.post(
+        PROTOCOL,
+        "/{name}/classify",
+        _classify,
+        "Classify texts",
+        answer={"model": Predictions | OnePrediction, "description": "Predictions, or one for one text."},
+        body={"application/json": {"schema": ClassifyRequest.model_json_schema()}},
+    )
+
+
+async def _classify(exchange: Exchange) -> Response:
+    exchange.require_content_type(JSON_TYPES)
+    wanted = parse_request(await exchange.body())
+    answers = await exchange.classify(wanted.all_texts)
+    predictions = [{key: answer[key] for key in _SHOWN} for answer in answers]
+    by = {"model": exchange.endpoint.spec.model, "version": exchange.version}
+    return json_response({**predictions[0], **by} if wanted.wants_one else {"predictions": predictions, **by})
 
 
 def _explain(detail: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in detail["loc"])
     message = str(detail["msg"]).removeprefix("Value error, ")  # what pydantic puts before our own words
     return f"{where}: {message}" if where else message
+
+
+def refuse(refusal: RefusedError) -> Response:
+    """`{"error": ...}`."""
+    return json_response({"error": str(refusal)}, refusal.status, refusal.headers)
+
+
+PROTOCOL = Protocol("classify", refuse, error_schema=Problem.model_json_schema())

@@ -1,0 +1,33 @@
+"""`labels.json`: what a servable model says of itself, readable without loading it."""
+
+import json
+from dataclasses import dataclass
+from typing import Self
+
+from common.location import filesystem, join
+
+LABELS_FILE = "labels.json"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The settings of an exported model; `labels` are in the order of its outputs."""
+
+    labels: tuple[str, ...]
+    max_length: int
+    """Tokens; what a text has beyond them is cut off."""
+    pad_token_id: int
+    precision: str
+
+    @classmethod
+    def parse(cls, content: str | bytes) -> Self:
+        """The settings in a `labels.json`."""
+        found = json.loads(content)
+        return cls(tuple(found["labels"]), found["max_length"], found["pad_token_id"], found["precision"])
+
+    @classmethod
+    def read(cls, uri: str) -> Self:
+        """The settings of the model in the folder `uri`, a path or a URL. Raises `OSError` and `InputError`."""
+        files, path = filesystem(join(uri, LABELS_FILE))
+        with files.open_input_stream(path) as stream:
+            return cls.parse(stream.read())

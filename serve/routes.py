@@ -1,0 +1,152 @@
+"""Routes of the endpoints: FastAPI describes them, and adds nothing to a request."""
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pydantic_core
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+
+from serve.endpoints import Endpoint, Endpoints
+from serve.exchange import Exchange, RefusedError
+
+VERSION_HEADER = "X-Model-Version"
+"""The version that answered; on other answers, the one that would."""
+
+FAILED = "the gateway failed; its log on the head node says why"
+
+Handler = Callable[[Exchange], Awaitable[Response]]
+
+STATUSES = {
+    404: "There is no endpoint of that name, or no such model.",
+    413: "The body is too large, holds more texts than may wait, or a text that is too long.",
+    415: "The body is of another content type.",
+    422: "The body is not what the protocol asks for.",
+    429: "Too many texts wait; try again after `Retry-After` seconds.",
+    500: "The model could not be loaded, or something failed.",
+    503: "The endpoint has no replica or no model to answer with.",
+    504: "No answer in time.",
+}
+"""What a refusal's status means, in every protocol that keeps it."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is the same for all routes of a protocol; `refuse` gives a refusal the protocol's own shape."""
+
+    name: str
+    refuse: Callable[[RefusedError], Response]
+    error_schema: Mapping[str, Any]
+    statuses: Mapping[int, int] = field(default_factory=dict)
+    """Where the protocol's clients expect another status: from ours to theirs."""
+    own_refusals: Mapping[int, str] = field(default_factory=dict)
+    """Statuses that are the protocol's alone, and what they mean."""
+
+    def documented_refusals(self, statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
+        """The refusals for OpenAPI, by the status that the client sees."""
+        seen: dict[int | str, list[str]] = {}
+        for status in statuses:
+            seen.setdefault(self.statuses.get(status, status), []).append(STATUSES[status])
+        for status, means in self.own_refusals.items():
+            seen.setdefault(status, []).append(means)
+        content = {"application/json": {"schema": dict(self.error_schema)}}
+        return {status: {"description": " ".join(said), "content": content} for status, said in seen.items()}
+
+
+class PlainRoute(APIRoute):
+    """Calls its function with the request and sends what it returns: no dependencies, validation or serialisation."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The function itself."""
+        return self.endpoint
+
+
+class Routes:
+    """Adds routes below `/{name}` to `router`."""
+
+    def __init__(self, router: APIRouter, endpoints: Endpoints, deadline_s: float) -> None:
+        self._router = router
+        self._endpoints = endpoints
+        self._deadline_s = deadline_s
+
+    def get(self, protocol: Protocol, path: str, handler: Handler, summary: str, answer: Mapping[str, Any]) -> None:
+        """A question about the endpoint; wakes nothing. `answer` is OpenAPI's description of the 200."""
+        self._add("GET", protocol, path, handler, summary, answer, refusals=(404, 500, 503, 504), body=None)
+
+    def post(
+        self,
+        protocol: Protocol,
+        path: str,
+        handler: Handler,
+        summary: str,
+        answer: Mapping[str, Any],
+        body: Mapping[str, Any],
+    ) -> None:
+        """Texts to classify. `body` is OpenAPI's content of the request, by media type."""
+        self._add("POST", protocol, path, handler, summary, answer, refusals=tuple(STATUSES), body=body)
+
+    def _add(
+        self,
+        method: str,
+        protocol: Protocol,
+        path: str,
+        handler: Handler,
+        summary: str,
+        answer: Mapping[str, Any],
+        *,
+        refusals: Sequence[int],
+        body: Mapping[str, Any] | None,
+    ) -> None:
+        names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+        extra: dict[str, Any] = {"parameters": [_path_parameter(name) for name in names]}
+        if body is not None:
+            extra["requestBody"] = {"required": True, "content": dict(body)}
+        self._router.add_api_route(
+            path,
+            self._answering(protocol, handler),
+            methods=[method],
+            summary=summary,
+            tags=[protocol.name],
+            responses={200: dict(answer), **protocol.documented_refusals(refusals)},
+            openapi_extra=extra,
+            name=f"{protocol.name} {path}",
+            route_class_override=PlainRoute,
+        )
+
+    def _answering(self, protocol: Protocol, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            exchange = None
+            try:
+                exchange = Exchange(request, self._endpoint(request.path_params["name"]), self._deadline_s)
+                response = await handler(exchange)
+            except RefusedError as refusal:
+                response = protocol.refuse(refusal)
+            except Exception as error:
+                # What nobody foresaw is told to the log only: its words may hold paths, addresses or texts.
+                logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+                response = protocol.refuse(RefusedError(500, FAILED))
+            if exchange is not None and exchange.version is not None:
+                response.headers[VERSION_HEADER] = str(exchange.version)
+            return response
+
+        return answer
+
+    def _endpoint(self, name: str) -> Endpoint:
+        try:
+            return self._endpoints[name]
+        except KeyError:
+            there = ", ".join(self._endpoints.names()) or "none"
+            raise RefusedError(404, f"there is no endpoint {name!r}; there are: {there}") from None
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """`content` as JSON."""
+    return Response(pydantic_core.to_json(content), status, headers, "application/json")
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
