@@ -1,0 +1,57 @@
+"""What the gateway measures, exported by Ray from the metrics port of the head node like Ray's own figures.
+
+Ray puts `ray_` before the names; docs/operating.md and the dashboard beside it have them as they are then. A figure
+costs 3 to 5 microseconds, much less than the rest of a request. No text and no key comes near a tag, and neither does
+anything else that a client makes up: a stranger must not be able to fill the memory with names. What is no endpoint's,
+whatever its path, counts as the gateway's own.
+"""
+
+from ray.util.metrics import Counter, Gauge, Histogram, Metric
+
+_SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]
+_WAKING = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0]
+_TEXTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+
+
+class GatewayMetrics:
+    """The figures of one gateway."""
+
+    def __init__(self) -> None:
+        endpoint, version = ("endpoint",), ("endpoint", "version")
+        self._requests = Counter("tuneserve_requests", "Requests by their answer.", (*version, "status"))
+        self._request = Histogram("tuneserve_request_seconds", "Time to an answer of 200.", _SECONDS, version)
+        self._texts = Counter("tuneserve_texts", "Texts classified.", version)
+        self._batch = Histogram("tuneserve_batch_texts", "Texts in one call to a replica.", _TEXTS, version)
+        self._waiting = Gauge("tuneserve_waiting_texts", "Texts accepted and not answered yet.", endpoint)
+        self._replicas = Gauge("tuneserve_replicas", "Replicas that answer.", endpoint)
+        self._wake = Histogram("tuneserve_wake_seconds", "Time from no replica to an answer.", _WAKING, endpoint)
+
+    def all(self) -> tuple[Metric, ...]:
+        """Every one of them."""
+        return tuple(vars(self).values())
+
+    def request(self, endpoint: str, version: int | None, status: int, seconds: float) -> None:
+        """A request that has its answer."""
+        tags = _tags(endpoint, version)
+        self._requests.inc(1, {**tags, "status": str(status)})
+        if status == 200:
+            self._request.observe(seconds, tags)
+
+    def batch(self, endpoint: str, version: int, num_texts: int) -> None:
+        """A batch that a replica has answered."""
+        tags = _tags(endpoint, version)
+        self._texts.inc(num_texts, tags)
+        self._batch.observe(num_texts, tags)
+
+    def wake(self, endpoint: str, seconds: float) -> None:
+        """A first answer of an endpoint that had no replica."""
+        self._wake.observe(seconds, {"endpoint": endpoint})
+
+    def state(self, endpoint: str, *, replicas: int, waiting: int) -> None:
+        """How an endpoint is now."""
+        self._replicas.set(replicas, {"endpoint": endpoint})
+        self._waiting.set(waiting, {"endpoint": endpoint})
+
+
+def _tags(endpoint: str, version: int | None) -> dict[str, str]:
+    return {"endpoint": endpoint, "version": "" if version is None else str(version)}
