@@ -246,6 +246,10 @@ class Registry(Settings):
     """Texts with known labels, tried before and after logging."""
 
 
+AuthMode = Literal["auto", "required", "none"]
+"""When an endpoint asks for an API key."""
+
+
 class Serve(Settings):
     """The endpoint."""
 
@@ -259,6 +263,8 @@ class Serve(Settings):
     """Idle time after which the last replica goes."""
     max_queued_requests: PositiveInt = 256
     """Texts that may wait; beyond that the answer is 429."""
+    auth: AuthMode = "auto"
+    """Whether a request needs an API key (`tuneserve keys`); `auto`: unless the gateway listens on loopback alone."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -17,8 +17,12 @@ from typing import Any, Protocol, Self
 
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
+from common.recipe import AuthMode
 from serve.batching import Answer, Batcher, ServedVersion, Text
 from serve.health import EndpointHealth, State
+
+GATEWAY = "_gateway"
+"""The gateway itself, where an endpoint is named: its Serve application is called so, and no recipe can be."""
 
 LOOK_AT_DEPLOYMENTS_EVERY_S = 1.0
 LOOK_AT_ALIASES_EVERY_S = 2.0
@@ -46,6 +50,7 @@ class EndpointSpec:
     max_replicas: int
     downscale_to_zero_delay_s: float
     code_uri: str | None = None
+    auth: AuthMode = "auto"
 
     def as_user_config(self) -> dict[str, Any]:
         """A JSON object that `from_user_config` reads."""

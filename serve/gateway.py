@@ -57,6 +57,7 @@ def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S) -> FastAPI:
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere
         redoc_url=None,
     )
+    app.state.endpoints = endpoints
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     _add_gateway_routes(app, endpoints)
