@@ -15,12 +15,19 @@ from common.errors import ClusterError, ServingError
 from common.recipe import Recipe
 from common.registry import ModelRegistry
 from serve.backend import endpoints_in
-from serve.endpoints import Deployment, EndpointSpec
+from serve.endpoints import GATEWAY, Deployment, EndpointSpec
 from serve.health import State
-from serve.ray_serve import gateway_application, gateway_url, model_application, quiet, run, serve_details, start
-
-GATEWAY = "_gateway"
-"""Name of the gateway's Serve application; no recipe can have it."""
+from serve.ray_serve import (
+    Tls,
+    gateway_application,
+    gateway_health,
+    gateway_url,
+    model_application,
+    quiet,
+    run,
+    serve_details,
+    start,
+)
 
 START_TIMEOUT_S = 90.0
 FOLLOW_TIMEOUT_S = 30.0
@@ -50,20 +57,23 @@ class EndpointState:
     state: State
 
 
-def start_gateway(host: str, port: int, *, code_uri: str | None = None) -> str:
+def start_gateway(host: str, port: int, *, tls: Tls | None = None, code_uri: str | None = None) -> str:
     """Starts Serve and the gateway on the head node and returns the gateway's URL; the running one's if there is one.
 
     `code_uri` is an archive with this code, for clusters that do not have it installed. Raises `ClusterError` when the
-    port is taken by something else, before anything is started, and `ServingError` when the gateway does not come up.
+    port is taken by something else or `tls` is no certificate, before anything is started, and `ServingError` when the
+    gateway does not come up.
     """
     details = serve_details()
     if details is None:
-        start(host, port)
-    if details is None or details["applications"].get(GATEWAY, {}).get("status") != "RUNNING":
-        run(gateway_application(code_uri), GATEWAY, route_prefix="/")
+        start(host, port, tls)
+        details = serve_details() or {}
+    if details["applications"].get(GATEWAY, {}).get("status") != "RUNNING":
+        listens_on = details["http_options"]["host"]  # of the Serve that runs, whatever is wanted now
+        run(gateway_application(code_uri, listens_on), GATEWAY, route_prefix="/")
         _wait_until_running(GATEWAY)
     url = _gateway_url()
-    _wait_until(lambda: _get(f"{url}/healthz") is not None, START_TIMEOUT_S, f"the gateway at {url} does not answer")
+    _wait_until(lambda: _answers(url), START_TIMEOUT_S, f"the gateway at {url} does not answer")
     return url
 
 
@@ -87,6 +97,7 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
         max_replicas=recipe.serve.max_replicas,
         downscale_to_zero_delay_s=recipe.serve.downscale_to_zero_delay_s,
         code_uri=code_uri,
+        auth=recipe.serve.auth,
     )
     running = _deployed().get(recipe.name)
     if running is None or running.spec != spec:
@@ -98,13 +109,12 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
 
 def follow_alias(name: str, version: int, timeout_s: float = FOLLOW_TIMEOUT_S) -> None:
     """Waits until the gateway answers for `name` with `version`. Raises `ServingError` after `timeout_s`."""
-    url = f"{_gateway_url()}/{name}/healthz"
 
     def follows() -> bool:
-        health = _get(url)
+        health = _health(name)
         return health is not None and health["version"] == version
 
-    problem = (_get(url) or {}).get("problem") or "see `tuneserve status`"
+    problem = (_health(name) or {}).get("problem") or "see `tuneserve status`"
     _wait_until(follows, timeout_s, f"endpoint {name!r} does not follow to version {version} ({problem})")
 
 
@@ -114,7 +124,7 @@ def endpoints() -> list[EndpointState]:
     if not deployed:
         return []
     url = _gateway_url()
-    known = {health["name"]: health for health in (_get(f"{url}/healthz") or {}).get("endpoints", [])}
+    known = gateway_health() or {}
     return [
         EndpointState(
             name=name,
@@ -137,8 +147,7 @@ def remove_endpoint(name: str) -> None:
         raise ServingError(f"there is no endpoint {name!r}; there are: {', '.join(sorted(deployed)) or 'none'}")
     with quiet():
         ray.serve.delete(name)
-    url = f"{_gateway_url()}/{name}/healthz"
-    _wait_until(lambda: _get(url) is None, FOLLOW_TIMEOUT_S, f"the gateway still answers for {name!r}")
+    _wait_until(lambda: _health(name) is None, FOLLOW_TIMEOUT_S, f"the gateway still answers for {name!r}")
 
 
 def _gateway_url() -> str:
@@ -152,13 +161,16 @@ def _deployed() -> dict[str, Deployment]:
     return endpoints_in(serve_details() or {})
 
 
-def _get(url: str) -> dict[str, Any] | None:
-    """The JSON at `url`; None when nothing answers or the answer is not 200."""
+def _health(name: str) -> dict[str, Any] | None:
+    return (gateway_health() or {}).get(name)
+
+
+def _answers(url: str) -> bool:
+    """Whether the gateway answers over HTTP. A certificate need not name the address that this machine takes."""
     try:
-        response = httpx.get(url, timeout=5.0, trust_env=False)
+        return httpx.get(f"{url}/healthz", timeout=5.0, trust_env=False, verify=False).is_success
     except httpx.TransportError:
-        return None
-    return dict(response.json()) if response.is_success else None
+        return False
 
 
 def _wait_until_running(name: str) -> None:

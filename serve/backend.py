@@ -10,7 +10,6 @@ import ray
 import ray.exceptions
 import ray.serve
 import ray.serve.exceptions
-from fastapi import FastAPI
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.handle import DeploymentHandle
 
@@ -18,7 +17,6 @@ from common.errors import InputError, ServingError
 from common.model_settings import ModelSettings
 from serve.batching import Answer, ServedVersion, Text
 from serve.endpoints import Deployment, EndpointSpec
-from serve.gateway import create_app
 
 if TYPE_CHECKING:
     from common.registry import ModelRegistry
@@ -111,8 +109,3 @@ def _registry(tracking_uri: str) -> "ModelRegistry":
     from common.registry import ModelRegistry  # here, because importing MLflow takes seconds and the gateway has none
 
     return ModelRegistry(tracking_uri)
-
-
-def build_gateway() -> FastAPI:
-    """The gateway in front of this cluster; Serve calls this in the gateway's replica."""
-    return create_app(ServeBackend())

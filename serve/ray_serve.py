@@ -2,23 +2,29 @@
 
 import logging
 import socket
+import ssl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Never, cast
 
 import ray
 import ray.exceptions
 import ray.serve
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions, ProxyLocation
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from common.errors import ClusterError
-from serve.backend import DEPLOYMENT, build_gateway
-from serve.endpoints import EndpointSpec
+from serve.auth import is_loopback
+from serve.backend import DEPLOYMENT
+from serve.endpoints import GATEWAY, EndpointSpec
 from serve.engine import Model
 from serve.gateway import DEADLINE_S
+from serve.gateway_replica import GatewayReplica
 
 MAX_GATEWAY_REQUESTS = 10_000
 """HTTP requests in the gateway at once; it turns requests away by their texts long before that."""
@@ -26,8 +32,34 @@ MAX_GATEWAY_REQUESTS = 10_000
 LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 """Serve's log line for each request costs about as much as the rest of its hop."""
 
+GATEWAY_DEPLOYMENT = "Gateway"
+"""Name of the deployment in the gateway's Serve application."""
+
 _ON_HEAD: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 _ANY_HOST = {"0.0.0.0", "::", ""}
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What Serve's proxy on the head node proves its name with: PEM files there."""
+
+    certificate: Path
+    key: Path
+
+    def check(self) -> None:
+        """Raises `ClusterError` unless the two belong together: Serve's proxy would say so in its own log only."""
+
+        def refuse_password() -> Never:
+            raise ClusterError(f"the key in {self.key} has a password; give one without, readable by its owner alone")
+
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                self.certificate, self.key, password=refuse_password
+            )
+        except OSError as error:  # ssl.SSLError is one
+            raise ClusterError(
+                f"{self.certificate} and {self.key} are not a certificate and its key in PEM form ({error})"
+            ) from error
 
 
 def serve_details() -> dict[str, Any] | None:
@@ -41,18 +73,43 @@ def serve_details() -> dict[str, Any] | None:
 
 def gateway_url(details: dict[str, Any]) -> str:
     """Where Serve's proxy on the head node listens, as this machine reaches it."""
-    host, port = details["http_options"]["host"], details["http_options"]["port"]
+    options = details["http_options"]
+    host, port, scheme = options["host"], options["port"], "https" if options.get("ssl_certfile") else "http"
     if host in _ANY_HOST:
         nodes = ray.nodes()
         host = next(node["NodeManagerAddress"] for node in nodes if "node:__internal_head__" in node["Resources"])
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def start(host: str, port: int) -> None:
-    """Starts Serve with one proxy, on the head node. Raises `ClusterError` when the port is taken."""
+def gateway_health(timeout_s: float = 5.0) -> dict[str, dict[str, Any]] | None:
+    """How the gateway's endpoints are, by name; None while it does not answer.
+
+    It is asked through Ray, which knows this driver, and not over HTTP: that would take an API key, a certificate that
+    this machine trusts, and a way to where the proxy listens.
+    """
+    handle: Any = ray.serve.get_deployment_handle(GATEWAY_DEPLOYMENT, app_name=GATEWAY, _check_exists=False)
+    try:
+        return {health["name"]: health for health in handle.health.remote().result(timeout_s=timeout_s)}
+    except (TimeoutError, ray.exceptions.RayError, RayServeException):
+        return None
+
+
+def start(host: str, port: int, tls: Tls | None = None) -> None:
+    """Starts Serve with one proxy, on the head node.
+
+    Raises `ClusterError` when the port is taken, or when `tls` is not a certificate and its key.
+    """
     check_port_is_free(host, port)
+    if tls:
+        tls.check()
     # The gateway's own deadline answers first; this one only ends what hangs.
-    options = HTTPOptions(host=host, port=port, request_timeout_s=2 * DEADLINE_S)
+    options = HTTPOptions(
+        host=host,
+        port=port,
+        request_timeout_s=2 * DEADLINE_S,
+        ssl_keyfile=str(tls.key) if tls else None,
+        ssl_certfile=str(tls.certificate) if tls else None,
+    )
     with quiet():
         try:
             ray.serve.start(ProxyLocation.HeadOnly, options, logging_config=LOGGING)
@@ -80,16 +137,16 @@ def run(application: ray.serve.Application, name: str, route_prefix: str | None)
         ray.serve.run_many([target], wait_for_applications_running=False)
 
 
-def gateway_application(code_uri: str | None) -> ray.serve.Application:
-    """The gateway: one replica on the head node that reserves no CPU."""
+def gateway_application(code_uri: str | None, host: str) -> ray.serve.Application:
+    """The gateway behind a proxy that listens on `host`: one replica on the head node that reserves no CPU."""
     deployment = ray.serve.deployment(
-        name="Gateway",
+        name=GATEWAY_DEPLOYMENT,
         num_replicas=1,
         max_ongoing_requests=MAX_GATEWAY_REQUESTS,
         ray_actor_options={**_ON_HEAD, "runtime_env": _runtime_env(code_uri)},
         logging_config=LOGGING,
     )
-    return deployment(ray.serve.ingress(build_gateway)()).bind()
+    return deployment(ray.serve.ingress()(GatewayReplica)).bind(on_loopback=is_loopback(host))
 
 
 def model_application(spec: EndpointSpec) -> ray.serve.Application:

@@ -10,7 +10,9 @@ from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from common.registry import ModelVersion
 from serve import application
-from serve.application import GATEWAY, Deployed, deploy_endpoint, endpoints, follow_alias, start_gateway
+from serve.application import Deployed, deploy_endpoint, endpoints, follow_alias, start_gateway
+from serve.endpoints import GATEWAY
+from serve.ray_serve import Tls
 
 URL = "http://127.0.0.1:8000"
 
@@ -26,7 +28,7 @@ class FakeServe:
         self.version = 3
         self.problem: str | None = None
 
-    def start(self, host: str, port: int) -> None:
+    def start(self, host: str, port: int, tls: Tls | None) -> None:
         self.started.append(f"serve at {host}:{port}")
         self.details = {"http_options": {"host": host, "port": port}, "applications": {}}
 
@@ -42,12 +44,14 @@ class FakeServe:
     def get(self, url: str, **options: object) -> httpx.Response:
         if not self.gateway_answers:
             raise httpx.ConnectError("refused")
+        return httpx.Response(200 if url == f"{URL}/healthz" else 404)
+
+    def health(self) -> dict[str, dict[str, Any]] | None:
+        if not self.gateway_answers:
+            return None
         assert self.details is not None
-        names = [name for name in self.details["applications"] if name != GATEWAY]
-        healths = {name: {"name": name, "version": self.version, "state": "waking"} for name in names}
-        known = {f"{URL}/{name}/healthz": {**health, "problem": self.problem} for name, health in healths.items()}
-        known[f"{URL}/healthz"] = {"endpoints": list(healths.values())}
-        return httpx.Response(200, json=known[url]) if url in known else httpx.Response(404)
+        told = {"version": self.version, "state": "waking", "problem": self.problem}
+        return {name: {"name": name, **told} for name in self.details["applications"] if name != GATEWAY}
 
 
 @pytest.fixture
@@ -63,6 +67,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     monkeypatch.setattr(application, "serve_details", lambda: fake.details)
     monkeypatch.setattr(application, "start", fake.start)
     monkeypatch.setattr(application, "run", fake.run)
+    monkeypatch.setattr(application, "gateway_health", fake.health)
     monkeypatch.setattr(application, "ModelRegistry", Registry)
     monkeypatch.setattr(httpx, "get", fake.get)
     return fake

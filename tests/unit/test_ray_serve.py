@@ -28,7 +28,7 @@ def autoscaling(**changes: Any) -> Any:
 
 
 def test_replicas_and_the_gateway_reserve_no_cpu() -> None:
-    gateway: Any = gateway_application(code_uri=None)._bound_deployment
+    gateway: Any = gateway_application(code_uri=None, host="127.0.0.1")._bound_deployment
 
     assert deployment().ray_actor_options["num_cpus"] == 0
     assert gateway.ray_actor_options["num_cpus"] == 0
