@@ -47,7 +47,11 @@ def main() -> None:
 
 
 def command(
-    *decorators: Callable[[Any], Any], name: str | None = None, resume_with: str | None = None, **settings: Any
+    *decorators: Callable[[Any], Any],
+    name: str | None = None,
+    group: click.Group = main,
+    resume_with: str | None = None,
+    **settings: Any,
 ) -> Callable[[Command], click.Command]:
     """A subcommand whose function returns the JSON result; adds `--json`, exit codes and the handling of Ctrl-C.
 
@@ -71,7 +75,7 @@ def command(
             (*decorators, click.option("--json", "as_json", is_flag=True, help="JSON on stdout."))
         ):
             decorated = decorator(decorated)
-        return main.command(name=name, **settings)(decorated)
+        return group.command(name=name, **settings)(decorated)
 
     return decorate
 
@@ -138,15 +142,16 @@ def _job(recipe: str, overrides: tuple[str, ...], storage: str | None, mlflow_ur
     *_PLACES,
     click.argument("cluster_yaml", required=False),
     click.option("--num-cpus", type=click.IntRange(min=1), help="CPUs to offer; all of this machine's by default."),
+    click.option("--host", metavar="ADDRESS", help="Where the gateway listens (default 127.0.0.1)."),
     click.option("--port", type=click.IntRange(1, 65535), help="Gateway port (default 8000)."),
+    click.option("--tls-cert", metavar="FILE", help="The gateway's certificate with its chain, PEM; then it is https."),
+    click.option("--tls-key", metavar="FILE", help="The certificate's key, PEM, without a password."),
 )
-def up(
-    cluster_yaml: str | None, storage: str | None, mlflow_uri: str | None, num_cpus: int | None, port: int | None
-) -> dict[str, Any]:
+def up(cluster_yaml: str | None, **options: Any) -> dict[str, Any]:
     """Start a local cluster that lives on, with the gateway for endpoints; with CLUSTER_YAML, `ray up` that one."""
     from scripts.serving import start_cluster
 
-    return start_cluster(cluster_yaml, storage=storage, mlflow_uri=mlflow_uri, num_cpus=num_cpus, gateway_port=port)
+    return start_cluster(cluster_yaml, **options)
 
 
 @command(click.argument("cluster_yaml", required=False))
@@ -328,6 +333,41 @@ def status(storage: str | None) -> dict[str, Any]:
     from scripts.serving import status
 
     return status(storage=storage)
+
+
+@main.group()
+def keys() -> None:
+    """API keys of the gateway: make, list and revoke them, on the machine that it runs on."""
+
+
+@command(
+    click.argument("name"),
+    click.option("--endpoint", "endpoints", multiple=True, metavar="NAME", help="Opens this one; repeatable."),
+    click.option("--expires", metavar="WHEN", help="A date (2027-01-31), or a time from now: 90d, 12h, 30m."),
+    name="create",
+    group=keys,
+)
+def create_key(name: str, endpoints: tuple[str, ...], expires: str | None) -> dict[str, Any]:
+    """Make an API key and print it, this once. It opens all endpoints unless some are named."""
+    from scripts.keys import create
+
+    return create(name, endpoints, expires)
+
+
+@command(name="list", group=keys)
+def list_keys() -> dict[str, Any]:
+    """List the API keys; none of them can be shown again."""
+    from scripts.keys import show
+
+    return show()
+
+
+@command(click.argument("name"), name="revoke", group=keys)
+def revoke_key(name: str) -> dict[str, Any]:
+    """Forget an API key: running gateways refuse it within two seconds."""
+    from scripts.keys import revoke
+
+    return revoke(name)
 
 
 if __name__ == "__main__":

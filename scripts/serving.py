@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from common.api_keys import read_keys
 from common.cloud_cluster import down_in_cloud, up_in_cloud
 from common.cluster import ClusterRecord, connect, down, in_job, read_record, up, with_gateway
 from common.code_archive import code_archive
@@ -16,6 +17,8 @@ from scripts.display import say, step
 from scripts.job import Job, storage_location, stored_runs, tracking_location
 from scripts.steps import Result
 from serve.application import deploy_endpoint, endpoints, follow_alias, start_gateway
+from serve.auth import is_loopback
+from serve.ray_serve import Tls
 
 GATEWAY_HOST = "127.0.0.1"
 GATEWAY_PORT = 8000
@@ -40,7 +43,10 @@ def start_cluster(
     storage: str | None,
     mlflow_uri: str | None,
     num_cpus: int | None,
-    gateway_port: int | None,
+    host: str | None,
+    port: int | None,
+    tls_cert: str | None,
+    tls_key: str | None,
 ) -> Result:
     """Starts a local cluster with its gateway, or hands a cluster configuration to `ray up`."""
     if cluster_yaml:
@@ -49,10 +55,36 @@ def start_cluster(
         return {"cluster": cluster_yaml}
     place = storage_location(storage)
     tracking_uri = tracking_location(mlflow_uri, place)
-    record = up_gateway(place, tracking_uri, num_cpus=num_cpus, gateway_port=gateway_port or GATEWAY_PORT)
+    tls = _tls(tls_cert, tls_key)
+    running = read_record()
+    if running is not None and running.gateway_url and (host or tls):
+        raise ClusterError(
+            f"a gateway listens on {running.gateway_url} already, and Serve cannot move it; end its cluster with "
+            "`tuneserve down`, then start it as you want it"
+        )
+    host, port = host or GATEWAY_HOST, port or GATEWAY_PORT
+    record = up_gateway(place, tracking_uri, num_cpus=num_cpus, gateway_host=host, gateway_port=port, tls=tls)
+    _say_who_may_ask(host, tls)
     say(f"The cluster is up: gateway {record.gateway_url}, dashboard {record.dashboard_url}, storage {record.storage}")
     say("End it with: tuneserve down")
     return {"cluster": asdict(record)}
+
+
+def _tls(certificate: str | None, key: str | None) -> Tls | None:
+    if not (certificate and key):
+        if certificate or key:
+            raise ClusterError("--tls-cert and --tls-key belong together; give both or neither")
+        return None
+    return Tls(Path(certificate).expanduser().absolute(), Path(key).expanduser().absolute())
+
+
+def _say_who_may_ask(host: str, tls: Tls | None) -> None:
+    if is_loopback(host):
+        return
+    if not any(not key.has_expired for key in read_keys()):
+        say("The gateway refuses every request until there is an API key: tuneserve keys create NAME")
+    if tls is None:
+        say("Without --tls-cert and --tls-key, API keys and texts cross the network as they are: see docs/operating.md")
 
 
 def end_cluster(cluster_yaml: str | None) -> Result:
@@ -66,12 +98,18 @@ def end_cluster(cluster_yaml: str | None) -> Result:
 
 
 def up_gateway(
-    storage: str, tracking_uri: str, *, num_cpus: int | None = None, gateway_port: int = GATEWAY_PORT
+    storage: str,
+    tracking_uri: str,
+    *,
+    num_cpus: int | None = None,
+    gateway_host: str = GATEWAY_HOST,
+    gateway_port: int = GATEWAY_PORT,
+    tls: Tls | None = None,
 ) -> ClusterRecord:
     """The local cluster with its gateway; both are started when they are not there.
 
     Raises:
-        ClusterError: when the gateway's port is taken, before anything is started.
+        ClusterError: when the gateway's port is taken or `tls` is no certificate, before anything is started.
     """
     record = read_record()
     if record is None:
@@ -79,12 +117,14 @@ def up_gateway(
             raise ClusterError(
                 f"port {gateway_port} is taken; end what listens there, or choose one: tuneserve up --port"
             )
+        if tls:
+            tls.check()
         step("Starting a local cluster")
         record = up(storage=storage, tracking_uri=tracking_uri, num_cpus=num_cpus)
         say(f"  Ray at {record.address}, dashboard {record.dashboard_url}")
     if record.gateway_url is None:
         with connect(private=False):
-            record = with_gateway(record, start_gateway(GATEWAY_HOST, gateway_port))
+            record = with_gateway(record, start_gateway(gateway_host, gateway_port, tls=tls))
         say(f"  gateway at {record.gateway_url}")
     return record
 

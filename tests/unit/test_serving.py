@@ -92,7 +92,7 @@ def test_a_gateway_that_is_started_is_noted_for_later_commands(monkeypatch: pyte
 
     monkeypatch.setattr(serving, "read_record", lambda: LOCAL)
     monkeypatch.setattr(serving, "connect", lambda private: nullcontext())
-    monkeypatch.setattr(serving, "start_gateway", lambda host, port: GATEWAY)
+    monkeypatch.setattr(serving, "start_gateway", lambda host, port, tls: GATEWAY)
     monkeypatch.setattr(serving, "with_gateway", note)
 
     assert serving.up_gateway("/s", "uri").gateway_url == GATEWAY
