@@ -22,7 +22,14 @@ class Sentence(BaseModel):
 # Spelt out, because OpenAPI resolves references from the root of its document and not of this schema.
 InlineSentence = Annotated[
     Sentence,
-    WithJsonSchema({"type": "object", "properties": {"sentence": {"type": "string"}}, "required": ["sentence"]}),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {"sentence": {"type": "string"}},
+            "required": ["sentence"],
+            "additionalProperties": False,
+        }
+    ),
 ]
 
 
@@ -36,7 +43,11 @@ class ClassifyRequest(BaseModel):
                 {"texts": ["Profits doubled", "The plant closes"]},
                 {"text": "Profits doubled"},
                 {"data": {"sentence": "Profits doubled"}},
-            ]
+            ],
+            "oneOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in ("texts", "text", "data")
+            ],
         },
     )
 

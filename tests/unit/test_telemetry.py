@@ -15,7 +15,7 @@ from ray.util.metrics import Metric
 import serve.endpoints
 from common.api_keys import KeyRing, create_key, keys_path
 from common.errors import ServingError
-from serve.batching import Answer, ServedVersion
+from serve.batching import Answer, ServedVersion, Text
 from serve.endpoints import Deployment
 from serve.event_log import FILE_NAME, EventLog
 from serve.gateway_replica import assemble
@@ -176,7 +176,7 @@ def test_a_wake_is_measured_once_and_logged(seen: Seen) -> None:
 
 def test_a_failure_is_one_line_and_never_holds_a_text(seen: Seen) -> None:
     class Quoting(FakeBackend):
-        async def classify(self, name: str, served: ServedVersion, texts: list[str]) -> list[Answer]:
+        async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
             raise ServingError(f"cannot encode {texts[0]!r}")
 
     async def scenario() -> None:
