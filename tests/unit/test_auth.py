@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.api_keys import KeyRing, create_key, keys_path
 from common.recipe import AuthMode
@@ -111,6 +113,25 @@ def test_whatever_is_not_the_key_as_a_bearer_token_is_refused(header: str) -> No
             response = await client.get("/news/healthz", headers={"Authorization": header.format(key=key)})
         assert response.status_code == 401
         assert key not in response.text
+
+    run(scenario)
+
+
+@given(value=st.binary())
+def test_no_header_of_any_bytes_gets_in_or_fails(value: bytes) -> None:
+    async def scenario() -> None:
+        async def never(*_: Any) -> None:
+            raise AssertionError("the application was reached")
+
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        guard = Authentication(never, keys=KeyRing(keys_path()), mode_of=lambda _: "auto", on_loopback=False)
+        scope = {"type": "http", "path": "/news/classify", "headers": [(b"authorization", value)]}
+        await guard(scope, never, send)
+        assert sent[0]["status"] == 401
 
     run(scenario)
 

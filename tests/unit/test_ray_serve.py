@@ -1,10 +1,17 @@
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from common.errors import ClusterError
 from serve.endpoints import EndpointSpec
-from serve.ray_serve import gateway_application, gateway_url, model_application
+from serve.ray_serve import Tls, gateway_application, gateway_url, model_application
 
 SPEC = EndpointSpec(
     model="headlines",
@@ -72,6 +79,57 @@ def test_a_replica_always_has_the_next_batch(target: float, num_batches: int) ->
     config = deployment(replace(SPEC, target_ongoing_requests=target))._deployment_config
 
     assert config.max_ongoing_requests == num_batches
+
+
+@pytest.mark.parametrize(("host", "on_loopback"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_the_gateway_knows_whether_others_can_reach_it(host: str, on_loopback: bool) -> None:
+    gateway: Any = gateway_application(code_uri=None, host=host)._bound_deployment
+
+    assert gateway.init_kwargs == {"on_loopback": on_loopback}
+
+
+def test_with_a_certificate_the_url_is_https() -> None:
+    options = {"host": "127.0.0.1", "port": 8000, "ssl_certfile": "/tls/cert.pem"}
+    assert gateway_url({"http_options": options}) == "https://127.0.0.1:8000"
+
+
+def pem(folder: Path, name: str, *, password: bytes | None = None) -> Tls:
+    """A certificate and its key, in files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    sealed = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    files = Tls(folder / f"{name}.pem", folder / f"{name}.key")
+    files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, sealed)
+    )
+    return files
+
+
+def test_a_certificate_and_its_key_are_accepted(tmp_path: Path) -> None:
+    pem(tmp_path, "own").check()
+
+
+def test_what_is_no_certificate_with_its_key_is_refused_with_both_names(tmp_path: Path) -> None:
+    own, other = pem(tmp_path, "own"), pem(tmp_path, "other")
+    wrong = [Tls(own.certificate, other.key), Tls(own.key, own.key), Tls(tmp_path / "none.pem", own.key)]
+    for files in wrong:
+        with pytest.raises(ClusterError, match="are not a certificate and its key in PEM form") as caught:
+            files.check()
+        assert str(files.certificate) in str(caught.value)
+        assert str(files.key) in str(caught.value)
+
+
+def test_a_key_with_a_password_is_refused_without_asking_for_it(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="has a password; give one without"):
+        pem(tmp_path, "own", password=b"x").check()
 
 
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000")])

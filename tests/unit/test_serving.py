@@ -9,14 +9,17 @@ from typing import Any, Never
 
 import pytest
 
+from common.api_keys import create_key
 from common.cluster_record import ClusterRecord
 from common.errors import ClusterError, RegistryError
+from common.ray_head import free_port
 from common.recipe_file import shipped_recipes
 from common.registry import ModelRegistry
 from common.storage import write_json
 from scripts import serving
 from scripts.job import Job
 from serve.application import Deployed
+from serve.ray_serve import Tls
 
 LOCAL = ClusterRecord("127.0.0.1:6379", "http://127.0.0.1:8265", None, "/s", "sqlite:////s/mlflow.db", 1, "", "")
 GATEWAY = "http://127.0.0.1:8000"
@@ -97,6 +100,50 @@ def test_a_gateway_that_is_started_is_noted_for_later_commands(monkeypatch: pyte
 
     assert serving.up_gateway("/s", "uri").gateway_url == GATEWAY
     assert noted == [(LOCAL, GATEWAY)]
+
+
+def start(**options: str) -> Any:
+    given = dict.fromkeys(("storage", "mlflow_uri", "num_cpus", "host", "port", "tls_cert", "tls_key"))
+    return serving.start_cluster(None, **{**given, **options})
+
+
+@pytest.mark.parametrize("options", [{"host": "0.0.0.0"}, {"tls_cert": "c", "tls_key": "k"}])
+def test_a_gateway_that_listens_already_is_not_moved_silently(
+    options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "read_record", lambda: replace(LOCAL, gateway_url=GATEWAY))
+    with pytest.raises(ClusterError, match=r"listens on http://127\.0\.0\.1:8000 already, .*`tuneserve down`"):
+        start(**options)
+
+
+@pytest.mark.parametrize("option", ["tls_cert", "tls_key"])
+def test_half_of_a_certificate_is_refused(option: str) -> None:
+    with pytest.raises(ClusterError, match="--tls-cert and --tls-key belong together"):
+        start(**{option: "x"})
+
+
+def test_a_wrong_certificate_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="are not a certificate and its key"):
+        serving.up_gateway("/s", "uri", gateway_port=free_port(), tls=Tls(tmp_path / "c", tmp_path / "k"))
+
+
+@pytest.mark.parametrize(
+    ("host", "has_key", "said"), [(None, False, False), ("0.0.0.0", False, True), ("0.0.0.0", True, False)]
+)
+def test_beyond_loopback_without_a_key_up_says_that_nobody_gets_in(
+    host: str | None,
+    has_key: bool,
+    said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(serving, "up_gateway", lambda *_, **options: replace(LOCAL, gateway_url=GATEWAY))
+    if has_key:
+        create_key("ci")
+    start(**({"host": host} if host else {}))
+    err = capsys.readouterr().err
+    assert ("tuneserve keys create NAME" in err) is said
+    assert ("Without --tls-cert" in err) is (host is not None)
 
 
 def load(tmp_path: Path) -> Job:
