@@ -1,5 +1,6 @@
 """The endpoint on real Ray Serve: it wakes, answers, follows the alias and goes back to nothing."""
 
+import re
 import socket
 import threading
 import time
@@ -11,7 +12,8 @@ import httpx
 import pytest
 import ray
 
-from common.cluster import Connection
+from common.api_keys import create_key, revoke_key
+from common.cluster import PROJECT_ROOT, Connection
 from common.errors import ClusterError, RegistryError, ServingError
 from common.ray_head import free_port
 from common.recipe import Recipe
@@ -30,6 +32,7 @@ from tests.tiny_model import register
 
 DEADLINE_S = 60.0
 NAME = "tiny"
+DASHBOARD = PROJECT_ROOT / "docs" / "grafana-dashboard.json"
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,8 @@ def client(gateway: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def deploy(registry: ModelRegistry, storage: Path, name: str = NAME) -> Deployed:
-    settings = {"downscale_to_zero_delay_s": 1.0, "max_replicas": 1}
+def deploy(registry: ModelRegistry, storage: Path, name: str = NAME, auth: str = "auto") -> Deployed:
+    settings = {"downscale_to_zero_delay_s": 1.0, "max_replicas": 1, "auth": auth}
     recipe = Recipe.model_validate({"name": name, "data": {"source": "-"}, "model": {"base": "-"}, "serve": settings})
     return deploy_endpoint(recipe, tracking_uri=registry.tracking_uri, storage=str(storage), code_uri=None)
 
@@ -266,3 +269,38 @@ def test_a_port_that_is_taken_is_named(cluster: Connection) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ClusterError, match=f"port {port} on 127.0.0.1 is taken"):
             check_port_is_free("127.0.0.1", port)
+
+
+def test_every_figure_on_the_dashboard_is_exported_under_that_name(endpoint: Deployed, client: httpx.Client) -> None:
+    wait_until(lambda: state().state == "asleep")
+    client.post(f"/{NAME}/classify", json={"text": "good"}).raise_for_status()
+    on_dashboard = set(re.findall(r"ray_tuneserve_\w+", DASHBOARD.read_text()))
+    (node,) = ray.nodes()
+
+    def exported() -> set[str]:
+        metrics = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", trust_env=False).text
+        return set(re.findall(r"^(ray_tuneserve_\w+)\{", metrics, re.MULTILINE))
+
+    wait_until(lambda: on_dashboard <= exported())
+
+
+def test_a_key_opens_the_endpoint_that_asks_for_one_until_it_is_revoked(
+    gateway: str, registry: ModelRegistry, tmp_path: Path, client: httpx.Client
+) -> None:
+    locked = "locked"
+    register(registry.tracking_uri, locked, tmp_path / "model")
+    registry.set_alias(locked, "champion", 1)
+    key = create_key("ci", [locked])
+    header = {"Authorization": f"Bearer {key}"}
+
+    def status(headers: dict[str, str]) -> int:
+        return client.get(f"/{locked}/healthz", headers=headers).status_code
+
+    deploy(registry, tmp_path, name=locked, auth="required")  # itself without a key
+    try:
+        assert status({}) == 401
+        wait_until(lambda: status(header) == 200)
+        revoke_key("ci")
+        wait_until(lambda: status(header) == 401)
+    finally:
+        remove_endpoint(locked)
