@@ -136,7 +136,7 @@ class KeyRing:
         self._problem: InputError | None = None
 
     def find(self, presented: str) -> ApiKey | None:
-        """The key that `presented` is, unless it is unknown, revoked or expired; takes the same time for all.
+        """The key that `presented` is, unless it is unknown, revoked or expired; digests are compared in constant time.
 
         Raises `InputError` while the file cannot be read: nobody can tell then which keys were revoked.
         """
