@@ -87,11 +87,12 @@ def gateway_health(timeout_s: float = 5.0) -> dict[str, dict[str, Any]] | None:
     It is asked through Ray, which knows this driver, and not over HTTP: that would take an API key, a certificate that
     this machine trusts, and a way to where the proxy listens.
     """
-    handle: Any = ray.serve.get_deployment_handle(GATEWAY_DEPLOYMENT, app_name=GATEWAY, _check_exists=False)
-    try:
-        return {health["name"]: health for health in handle.health.remote().result(timeout_s=timeout_s)}
-    except (TimeoutError, ray.exceptions.RayError, RayServeException):
-        return None
+    with quiet():
+        handle: Any = ray.serve.get_deployment_handle(GATEWAY_DEPLOYMENT, app_name=GATEWAY, _check_exists=False)
+        try:
+            return {health["name"]: health for health in handle.health.remote().result(timeout_s=timeout_s)}
+        except (TimeoutError, ray.exceptions.RayError, RayServeException):
+            return None
 
 
 def start(host: str, port: int, tls: Tls | None = None) -> None:
