@@ -114,6 +114,7 @@ class Routes:
             responses={200: dict(answer), **protocol.documented_refusals(refusals)},
             openapi_extra=extra,
             name=f"{protocol.name} {path}",
+            response_class=Response,  # or an answer without a body would be described as JSON
             route_class_override=PlainRoute,
         )
 
