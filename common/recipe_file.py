@@ -216,7 +216,9 @@ def _dotted(location: Location) -> str:
 def _describe(error: dict[str, Any], source: str, lines: dict[Location, int], origins: dict[Location, str]) -> str:
     """One line for one validation error: where it stands, what was given, what is allowed."""
     # Pydantic names a dictionary's key "[key]" and the union member it tried; neither stands in the file.
-    location: Location = tuple(part for part in error["loc"] if part != "[key]")
+    # A setting that is not known may be called so all the same.
+    is_name = error["type"] == "extra_forbidden"
+    location: Location = tuple(part for part in error["loc"] if is_name or part != "[key]")
     where = _position(location, lines, origins)
     name = _dotted(location) or source
     if error["type"] == "extra_forbidden":

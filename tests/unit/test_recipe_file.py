@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import RecipeError
@@ -201,6 +201,7 @@ def test_starting_points_survive_a_round_trip(tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers()))))
+@example({"[key]": None})
 def test_any_mapping_gives_a_recipe_or_a_recipe_error(document: dict[str, object]) -> None:
     from tempfile import TemporaryDirectory
 
