@@ -20,15 +20,11 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import click
-import ray
-import ray.tune
 import torch
-import transformers
 
 from common.cluster import connect, resources
 from common.errors import InputError
@@ -36,10 +32,10 @@ from common.recipe_file import dump_recipe, load_recipe
 from common.search_range import Point, Range
 from common.tracking import Tracker, sqlite_uri
 from scripts.benchmark import Figure, run
-from scripts.contest import Contest, contest, ours, tutorial, tutorial_trainer
+from scripts.contest import Contest, contest, ours, tutorial
 from scripts.display import say, step
+from scripts.trainer_search import timed_search
 from tune.allocation import allocate
-from tune.quiet import quiet
 from tune.study import TrialRecord
 from tune.sweep import sweep
 
@@ -78,11 +74,14 @@ def _measure(both: Contest, grid: Grid) -> list[Figure]:
     say(f"  the best of {len(points)} trained in full has accuracy {best:.4f}")
     reached_s, total_s, found = _our_sweep(both, points, best - CLOSE)
     say(f"  ours: within 0.2 points after {reached_s:.1f} s, the end after {total_s:.1f} s, best accuracy {found:.4f}")
-    one_by_one_s = _timed("the grid, one by one", lambda: _one_by_one(both, points))
-    searches = {
-        backend: _timed(f"Trainer's search with {backend}", lambda b=backend: _search(both, grid, len(points), b))  # type: ignore[misc]
-        for backend in ("optuna", "ray")
-    }
+    started = time.perf_counter()
+    found = max(tutorial(both, both.recipe.train.seed, point).accuracy for point in points)
+    one_by_one_s = time.perf_counter() - started
+    say(f"  the grid, one by one: {one_by_one_s:.1f} s, best accuracy {found:.4f}")
+    searches = {}
+    for backend in ("optuna", "ray"):
+        searches[backend], found = timed_search(both, grid, len(points), backend)
+        say(f"  Trainer's search with {backend}: {searches[backend]:.1f} s, best accuracy {found:.4f}")
     return [
         Figure("sweep_seconds", reached_s, "s", one_by_one_s, more_is_better=False),
         Figure("sweep_seconds_to_the_end", total_s, "s", one_by_one_s, more_is_better=False),
@@ -133,53 +132,6 @@ def _our_sweep(both: Contest, points: Sequence[Point], target: float) -> tuple[f
             points=points,
         )
     return reached_s, time.perf_counter() - started, result.best.metrics["accuracy"]
-
-
-def _one_by_one(both: Contest, points: Sequence[Point]) -> float:
-    return max(tutorial(both, both.recipe.train.seed, point).accuracy for point in points)
-
-
-def _search(both: Contest, grid: Grid, trials: int, backend: str) -> float:
-    """Runs `Trainer.hyperparameter_search` and returns the best accuracy it tells."""
-    values: dict[str, Sequence[int | float]] = {
-        "learning_rate": grid["learning_rate"],
-        "per_device_train_batch_size": [int(value) for value in grid["batch_size"]],
-        "weight_decay": grid["weight_decay"],
-    }
-
-    def suggest(trial: Any) -> dict[str, Any]:
-        if backend == "optuna":
-            return {name: trial.suggest_categorical(name, choices) for name, choices in values.items()}
-        return {name: ray.tune.choice(choices) for name, choices in values.items()}
-
-    options: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, quiet("optuna"):
-        if backend == "ray":
-            ray.init("local", log_to_driver=False, include_dashboard=False)
-            options = {"resources_per_trial": {"cpu": 1}, "verbose": 0, "storage_path": folder}
-        try:
-            found = tutorial_trainer(both, folder, both.recipe.train.seed).hyperparameter_search(
-                hp_space=suggest,
-                compute_objective=lambda metrics: metrics["eval_accuracy"],
-                n_trials=trials,
-                direction="maximize",
-                backend=backend,
-                **options,
-            )
-        finally:
-            if backend == "ray":
-                ray.shutdown()
-    assert isinstance(found, transformers.trainer_utils.BestRun), "one objective gives one best run"
-    return float(found.objective)  # type: ignore[arg-type]
-
-
-def _timed(what: str, work: Callable[[], float]) -> float:
-    """Runs `work`, which returns the best accuracy it found; returns the seconds it took."""
-    started = time.perf_counter()
-    best = work()
-    seconds = time.perf_counter() - started
-    say(f"  {what}: {seconds:.1f} s, best accuracy {best:.4f}")
-    return seconds
 
 
 if __name__ == "__main__":
