@@ -18,7 +18,7 @@ from scripts.job import Job, storage_location, stored_runs, tracking_location
 from scripts.steps import Result
 from serve.application import deploy_endpoint, endpoints, follow_alias, start_gateway
 from serve.auth import is_loopback
-from serve.ray_serve import Tls
+from serve.gateway_server import Tls
 
 GATEWAY_HOST = "127.0.0.1"
 GATEWAY_PORT = 8000
@@ -59,7 +59,7 @@ def start_cluster(
     running = read_record()
     if running is not None and running.gateway_url and (host or tls):
         raise ClusterError(
-            f"a gateway listens on {running.gateway_url} already, and Serve cannot move it; end its cluster with "
+            f"a gateway listens on {running.gateway_url} already; end its cluster with "
             "`tuneserve down`, then start it as you want it"
         )
     host, port = host or GATEWAY_HOST, port or GATEWAY_PORT

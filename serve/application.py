@@ -11,14 +11,15 @@ from typing import Any
 import httpx
 import ray.serve
 
-from common.errors import ClusterError, ServingError
+from common.errors import ServingError
 from common.recipe import Recipe
 from common.registry import ModelRegistry
-from serve.backend import endpoints_in
+from serve.backend import STANDBY, endpoints_in
 from serve.endpoints import GATEWAY, Deployment, EndpointSpec
+from serve.gateway_server import Listener, Tls
 from serve.health import State
 from serve.ray_serve import (
-    Tls,
+    check_port_is_free,
     gateway_application,
     gateway_health,
     gateway_url,
@@ -26,6 +27,7 @@ from serve.ray_serve import (
     quiet,
     run,
     serve_details,
+    standby_application,
     start,
 )
 
@@ -65,13 +67,18 @@ def start_gateway(host: str, port: int, *, tls: Tls | None = None, code_uri: str
     gateway does not come up.
     """
     details = serve_details()
+    applications = details["applications"] if details else {}
+    if GATEWAY not in applications:
+        check_port_is_free(host, port)
+        if tls:
+            tls.check()
     if details is None:
-        start(host, port, tls)
-        details = serve_details() or {}
-    if details["applications"].get(GATEWAY, {}).get("status") != "RUNNING":
-        listens_on = details["http_options"]["host"]  # of the Serve that runs, whatever is wanted now
-        run(gateway_application(code_uri, listens_on), GATEWAY, route_prefix="/")
+        start()
+    if applications.get(GATEWAY, {}).get("status") != "RUNNING":
+        run(gateway_application(Listener(host, port, tls), code_uri), GATEWAY)
+        run(standby_application(code_uri), STANDBY)
         _wait_until_running(GATEWAY)
+        _wait_until_running(STANDBY)
     url = _gateway_url()
     _wait_until(lambda: _answers(url), START_TIMEOUT_S, f"the gateway at {url} does not answer")
     return url
@@ -101,7 +108,7 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
     )
     running = _deployed().get(recipe.name)
     if running is None or running.spec != spec:
-        run(model_application(spec), recipe.name, route_prefix=None)
+        run(model_application(spec), recipe.name)
         _wait_until_running(recipe.name)
     follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
     return Deployed(url, champion.name, champion.version)
@@ -151,10 +158,7 @@ def remove_endpoint(name: str) -> None:
 
 
 def _gateway_url() -> str:
-    details = serve_details()
-    if details is None or GATEWAY not in details["applications"]:
-        raise ClusterError("no gateway runs on this cluster; start one with `tuneserve up`")
-    return gateway_url(details)
+    return gateway_url(serve_details() or {})
 
 
 def _deployed() -> dict[str, Deployment]:

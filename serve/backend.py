@@ -1,6 +1,8 @@
 """What the gateway stands in front of: the deployments of Ray Serve, and the model registry."""
 
 import asyncio
+import contextvars
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
     from common.registry import ModelRegistry
 
 DEPLOYMENT = "Model"
-"""Name of the deployment in an endpoint's Serve application."""
+"""Name of the deployment in an endpoint's Serve application, and in the standby's."""
+
+STANDBY = "_standby"
+"""Name of the standby's Serve application; no recipe can have it."""
 
 NUM_ATTEMPTS = 3
 """A batch is sent again when its replica dies under it: classifying twice changes nothing."""
 
 _LOST_REPLICA = (ray.exceptions.RayActorError, ray.serve.exceptions.ReplicaUnavailableError)
+logger = logging.getLogger(__name__)
+
 _STARTING_STATES = {"STARTING", "RECOVERING", "UPDATING", "PENDING_MIGRATION"}
 
 
@@ -48,12 +55,18 @@ def endpoints_in(details: Mapping[str, Any]) -> dict[str, Deployment]:
 
 
 class ServeBackend:
-    """Ray Serve and MLflow, as the gateway's replica sees them."""
+    """Ray Serve and MLflow, as the gateway's replica sees them.
+
+    Serve needs some three seconds for a replica, nearly all of them for its process. So while an endpoint has none, the
+    standby answers for it: a replica that is always there and loads any model it is asked for.
+    """
 
     def __init__(self) -> None:
         self._controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
         self._handle = cache(_handle)
+        self._handle(STANDBY)  # a handle is told of its replicas a moment after it was made
         self._registry = cache(_registry)
+        self._waking: dict[str, asyncio.Task[None]] = {}
         # MLflow's client blocks, for long when a server is away: it must not take the threads of others.
         self._registry_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="registry")
         self._settings = lru_cache(maxsize=128)(_settings)
@@ -78,7 +91,7 @@ class ServeBackend:
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
         for attempt in range(1, NUM_ATTEMPTS + 1):
-            response = self._handle(name).classify.remote(served.uri, served.version, texts)
+            response = self._handle(self._application(name, served)).classify.remote(served.uri, served.version, texts)
             try:
                 return cast(list[Answer], await response)
             except asyncio.CancelledError:
@@ -88,14 +101,45 @@ class ServeBackend:
                 if attempt == NUM_ATTEMPTS:
                     raise ServingError(f"{NUM_ATTEMPTS} replicas of {name!r} were lost one after another") from error
             except ray.exceptions.RayTaskError as error:
-                raise ServingError(str(error.cause)) from error
+                raise ServingError(f"{name!r} does not answer: {error.cause}") from error
             except ray.serve.exceptions.RayServeException as error:
                 raise ServingError(f"{name!r} cannot be reached: {error}; see `tuneserve status`") from error
         raise AssertionError("unreachable")
 
+    def _application(self, name: str, served: ServedVersion) -> str:
+        """Which application is to answer: the endpoint's own, or the standby while that has no replica with a model."""
+        waking = self._waking.get(name)
+        if (waking is None or waking.done()) and _num_replicas(self._handle(name)):
+            return name
+        if not _num_replicas(self._handle(STANDBY)):
+            return name
+        if waking is None or waking.done():
+            # In a context of its own: Serve cancels the calls that were made in the context of a cancelled request.
+            self._waking[name] = asyncio.create_task(self._wake(name, served), context=contextvars.Context())
+        return STANDBY
 
-def _handle(name: str) -> DeploymentHandle[Any]:
-    return ray.serve.get_deployment_handle(DEPLOYMENT, app_name=name, _check_exists=False)
+    async def _wake(self, name: str, served: ServedVersion) -> None:
+        """Has Serve start the endpoint's first replica, and that load the model."""
+        try:
+            await self._handle(name).prepare.remote(served.uri, served.version)
+            await self._handle(STANDBY).release.remote(served.uri, served.version)
+        except Exception as error:  # whoever asks next tries again
+            logger.warning("%s does not wake: %s", name, error)
+
+
+def _handle(application: str) -> DeploymentHandle[Any]:
+    handle: DeploymentHandle[Any] = ray.serve.get_deployment_handle(
+        DEPLOYMENT, app_name=application, _check_exists=False
+    )
+    handle._init()  # it is told of replicas from now on, and not only from its first call
+    return handle
+
+
+def _num_replicas(handle: DeploymentHandle[Any]) -> int:
+    """Replicas that the handle can send to now; Serve has no public name for it."""
+    router: Any = handle._router
+    chooser = router._asyncio_router.request_router
+    return len(chooser.curr_replicas) if chooser is not None else 0
 
 
 def _settings(served: ServedVersion) -> ModelSettings:

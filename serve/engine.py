@@ -7,9 +7,12 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from common.classifier import Classifier, Text
 from common.errors import InputError, ModelError
@@ -18,6 +21,11 @@ from serve.autoscaling import IDLE_METRIC
 
 NUM_KEPT = 2
 """Versions held in memory: the present one and the one before it, which a rollback or a late batch asks for."""
+
+NUM_KEPT_BY_STANDBY = 4
+"""Models of endpoints that wake; each goes on in a replica of its own."""
+
+_IMPORTED_AT = time.time()
 
 
 def fetch(uri: str) -> Path:
@@ -63,43 +71,70 @@ class Engines:
                 del self._tasks[key]
             raise
 
+    def drop(self, uri: str, version: int) -> None:
+        """Forgets a classifier; batches that it is at work on end as usual."""
+        self._tasks.pop((uri, version), None)
+
 
 class Model:
     """The Serve deployment behind an endpoint. The gateway says with each batch which version classifies it."""
 
-    def __init__(self) -> None:
-        self._name = ""
-        self._engines = Engines(lambda uri: Classifier.load(fetch(uri)))
+    def __init__(self, num_kept: int = NUM_KEPT) -> None:
+        self._engines = Engines(self._load, num_kept)
         # One forward pass at a time: it takes one core, and two would only delay each other.
         self._core = asyncio.Lock()
-        self._num_batches = 0
+        self._num_calls = 0
         self._worked_at = time.monotonic()
+        self._times = {"init": time.time()}
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Takes the endpoint's specification, which Serve keeps as the deployment's `user_config`."""
-        self._name = str(user_config["model"])
+        """Nothing to do: Serve keeps the endpoint's specification as the deployment's `user_config`."""
+
+    async def prepare(self, uri: str, version: int) -> None:
+        """Loads the model in the folder `uri`, so that the first batch need not. Raises `ModelError`."""
+        with self._at_work():
+            await self._engine(uri, version)
+
+    async def release(self, uri: str, version: int) -> None:
+        """Gives the model's memory back, when another replica answers from now on."""
+        self._engines.drop(uri, version)
+
+    async def times(self) -> dict[str, float]:
+        """When this replica's process began, had imported this, was made and had loaded its newest model; its pid."""
+        process = psutil.Process()
+        return {"pid": process.pid, "process": process.create_time(), "imports": _IMPORTED_AT, **self._times}
 
     async def classify(self, uri: str, version: int, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """What `serve.batching.Answer` names for each text, in their order, by the model in the folder `uri`.
 
         Raises `ModelError` when that version cannot be fetched or loaded.
         """
-        self._num_batches += 1
-        try:
+        with self._at_work():
             engine = await self._engine(uri, version)
             async with self._core:
                 predictions = await asyncio.to_thread(engine.classify, texts)
-        finally:
-            self._num_batches -= 1
-            self._worked_at = time.monotonic()
         return [vars(found) for found in predictions]
 
     async def _engine(self, uri: str, version: int) -> Classifier:
         try:
             return await self._engines.get(uri, version)
         except ModelError as error:
-            raise ModelError(f"version {version} of {self._name!r} cannot be loaded: {error}") from error
+            raise ModelError(f"version {version} cannot be loaded: {error}") from error
+
+    def _load(self, uri: str) -> Classifier:
+        classifier = Classifier.load(fetch(uri))
+        self._times["load"] = time.time()
+        return classifier
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._num_calls += 1
+        try:
+            yield
+        finally:
+            self._num_calls -= 1
+            self._worked_at = time.monotonic()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `serve.autoscaling.IdlePolicy` decides by; Serve calls this several times a minute."""
-        return {IDLE_METRIC: 0.0 if self._num_batches else time.monotonic() - self._worked_at}
+        return {IDLE_METRIC: 0.0 if self._num_calls else time.monotonic() - self._worked_at}

@@ -7,12 +7,14 @@ from fastapi import FastAPI
 from ray.serve._private.logging_utils import get_serve_logs_dir
 
 from common.api_keys import KeyRing, keys_path
-from serve.auth import protect
+from serve.auth import is_loopback, protect
 from serve.backend import ServeBackend
 from serve.endpoints import Backend, Endpoints
 from serve.event_log import EventLog
 from serve.gateway import create_app
+from serve.gateway_server import GatewayServer, Listener
 from serve.metrics import GatewayMetrics
+from serve.request_id import RequestId
 from serve.telemetry import MeasuredBackend, RequestTelemetry
 
 
@@ -25,22 +27,40 @@ def assemble(backend: Backend, keys: KeyRing, log: EventLog, *, on_loopback: boo
     measured.sample(endpoints)
     protect(app, endpoints, keys, on_loopback=on_loopback)
     app.add_middleware(RequestTelemetry, endpoints=endpoints, metrics=metrics, log=log)
+    app.add_middleware(RequestId)
     return app
 
 
 class GatewayReplica:
-    """The deployment. `on_loopback` says whether Serve's proxy listens on loopback alone."""
+    """The deployment: one replica on the head node that reserves no CPU and loads no model."""
 
-    def __init__(self, on_loopback: bool) -> None:
-        log = EventLog(Path(get_serve_logs_dir()))
-        self._gateway = assemble(ServeBackend(), KeyRing(keys_path()), log, on_loopback=on_loopback)
+    def __init__(self) -> None:
+        self._endpoints: Endpoints | None = None
+        self._server: GatewayServer | None = None
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """What Serve sends HTTP requests to."""
-        return self._gateway
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Listens where the deployment's `user_config` says."""
+        if self._server is not None:
+            await self._server.stop()
+        listener, log = Listener.from_user_config(user_config), EventLog(Path(get_serve_logs_dir()))
+        app = assemble(ServeBackend(), KeyRing(keys_path()), log, on_loopback=is_loopback(listener.host))
+        self._endpoints = app.state.endpoints
+        self._server = GatewayServer(app, listener)
+        await self._server.start()
+
+    def check_health(self) -> None:
+        """Serve asks this now and then. Raises `RuntimeError` when nothing listens any more."""
+        if self._server is not None:
+            self._server.check()
 
     async def health(self) -> list[dict[str, Any]]:
         """What `/healthz` tells of the endpoints, for drivers: Ray has let them in, so they need no API key."""
-        endpoints: Endpoints = self._gateway.state.endpoints
-        await endpoints.look_again()
-        return [health.model_dump() for health in endpoints.health()]
+        if self._endpoints is None:
+            return []
+        await self._endpoints.look_again()
+        return [health.model_dump() for health in self._endpoints.health()]
+
+    async def __del__(self) -> None:
+        """Serve calls this before it ends the replica."""
+        if self._server is not None:
+            await self._server.stop()

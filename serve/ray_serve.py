@@ -2,32 +2,29 @@
 
 import logging
 import socket
-import ssl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Never, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import ray
 import ray.exceptions
 import ray.serve
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions, ProxyLocation
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, ProxyLocation
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from common.errors import ClusterError
-from serve.auth import is_loopback
 from serve.backend import DEPLOYMENT
 from serve.endpoints import GATEWAY, EndpointSpec
-from serve.engine import Model
-from serve.gateway import DEADLINE_S
+from serve.engine import NUM_KEPT_BY_STANDBY, Model
 from serve.gateway_replica import GatewayReplica
+from serve.gateway_server import Listener
 
-MAX_GATEWAY_REQUESTS = 10_000
-"""HTTP requests in the gateway at once; it turns requests away by their texts long before that."""
+MAX_STANDBY_BATCHES = 100
+"""Batches of all endpoints at once that wake; each endpoint has a few open."""
 
 LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 """Serve's log line for each request costs about as much as the rest of its hop."""
@@ -37,29 +34,6 @@ GATEWAY_DEPLOYMENT = "Gateway"
 
 _ON_HEAD: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 _ANY_HOST = {"0.0.0.0", "::", ""}
-
-
-@dataclass(frozen=True)
-class Tls:
-    """What Serve's proxy on the head node proves its name with: PEM files there."""
-
-    certificate: Path
-    key: Path
-
-    def check(self) -> None:
-        """Raises `ClusterError` unless the two belong together: Serve's proxy would say so in its own log only."""
-
-        def refuse_password() -> Never:
-            raise ClusterError(f"the key in {self.key} has a password; give one without, readable by its owner alone")
-
-        try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-                self.certificate, self.key, password=refuse_password
-            )
-        except OSError as error:  # ssl.SSLError is one
-            raise ClusterError(
-                f"{self.certificate} and {self.key} are not a certificate and its key in PEM form ({error})"
-            ) from error
 
 
 def serve_details() -> dict[str, Any] | None:
@@ -72,20 +46,23 @@ def serve_details() -> dict[str, Any] | None:
 
 
 def gateway_url(details: dict[str, Any]) -> str:
-    """Where Serve's proxy on the head node listens, as this machine reaches it."""
-    options = details["http_options"]
-    host, port, scheme = options["host"], options["port"], "https" if options.get("ssl_certfile") else "http"
-    if host in _ANY_HOST:
-        nodes = ray.nodes()
-        host = next(node["NodeManagerAddress"] for node in nodes if "node:__internal_head__" in node["Resources"])
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    """Where the gateway listens, as this machine reaches it. Raises `ClusterError` when there is none."""
+    deployment = details.get("applications", {}).get(GATEWAY, {}).get("deployments", {}).get(GATEWAY_DEPLOYMENT)
+    if deployment is None:
+        raise ClusterError("no gateway runs on this cluster; start one with `tuneserve up`")
+    listener = Listener.from_user_config(deployment["deployment_config"]["user_config"])
+    if listener.host not in _ANY_HOST:
+        return listener.url
+    nodes = ray.nodes()
+    host = next(node["NodeManagerAddress"] for node in nodes if "node:__internal_head__" in node["Resources"])
+    return replace(listener, host=host).url
 
 
 def gateway_health(timeout_s: float = 5.0) -> dict[str, dict[str, Any]] | None:
     """How the gateway's endpoints are, by name; None while it does not answer.
 
     It is asked through Ray, which knows this driver, and not over HTTP: that would take an API key, a certificate that
-    this machine trusts, and a way to where the proxy listens.
+    this machine trusts, and a way to where the gateway listens.
     """
     with quiet():
         handle: Any = ray.serve.get_deployment_handle(GATEWAY_DEPLOYMENT, app_name=GATEWAY, _check_exists=False)
@@ -95,31 +72,17 @@ def gateway_health(timeout_s: float = 5.0) -> dict[str, dict[str, Any]] | None:
             return None
 
 
-def start(host: str, port: int, tls: Tls | None = None) -> None:
-    """Starts Serve with one proxy, on the head node.
-
-    Raises `ClusterError` when the port is taken, or when `tls` is not a certificate and its key.
-    """
-    check_port_is_free(host, port)
-    if tls:
-        tls.check()
-    # The gateway's own deadline answers first; this one only ends what hangs.
-    options = HTTPOptions(
-        host=host,
-        port=port,
-        request_timeout_s=2 * DEADLINE_S,
-        ssl_keyfile=str(tls.key) if tls else None,
-        ssl_certfile=str(tls.certificate) if tls else None,
-    )
+def start() -> None:
+    """Starts Serve without its proxies: the gateway listens by itself. Raises `ClusterError`."""
     with quiet():
         try:
-            ray.serve.start(ProxyLocation.HeadOnly, options, logging_config=LOGGING)
+            ray.serve.start(ProxyLocation.Disabled, logging_config=LOGGING)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            raise ClusterError(f"Serve cannot listen on {host}:{port} ({error}); choose another port") from error
+            raise ClusterError(f"Ray Serve does not start ({error}); see the log of its controller") from error
 
 
 def check_port_is_free(host: str, port: int) -> None:
-    """Raises `ClusterError` when something listens on the port: Serve's proxy would bind beside it unnoticed."""
+    """Raises `ClusterError` when something listens on the port: said here, before anything is started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that only lingers is free
@@ -131,23 +94,37 @@ def check_port_is_free(host: str, port: int) -> None:
             ) from error
 
 
-def run(application: ray.serve.Application, name: str, route_prefix: str | None) -> None:
+def run(application: ray.serve.Application, name: str) -> None:
     """Hands an application to Serve and does not wait, as `ray.serve.run` would without end for a replica's place."""
     with quiet():
-        target = ray.serve.RunTarget(application, name=name, route_prefix=route_prefix)
+        target = ray.serve.RunTarget(application, name=name, route_prefix=None)
         ray.serve.run_many([target], wait_for_applications_running=False)
 
 
-def gateway_application(code_uri: str | None, host: str) -> ray.serve.Application:
-    """The gateway behind a proxy that listens on `host`: one replica on the head node that reserves no CPU."""
+def gateway_application(listener: Listener, code_uri: str | None) -> ray.serve.Application:
+    """The gateway: one replica on the head node that reserves no CPU."""
     deployment = ray.serve.deployment(
         name=GATEWAY_DEPLOYMENT,
         num_replicas=1,
-        max_ongoing_requests=MAX_GATEWAY_REQUESTS,
+        user_config=listener.as_user_config(),
         ray_actor_options={**_ON_HEAD, "runtime_env": _runtime_env(code_uri)},
         logging_config=LOGGING,
+        health_check_period_s=2.0,
     )
-    return deployment(ray.serve.ingress()(GatewayReplica)).bind(on_loopback=is_loopback(host))
+    return deployment(GatewayReplica).bind()
+
+
+def standby_application(code_uri: str | None) -> ray.serve.Application:
+    """One replica beside the gateway that is always there, for endpoints that have none yet."""
+    deployment = ray.serve.deployment(
+        name=DEPLOYMENT,
+        num_replicas=1,
+        max_ongoing_requests=MAX_STANDBY_BATCHES,
+        ray_actor_options={**_ON_HEAD, "runtime_env": _runtime_env(code_uri)},
+        logging_config=LOGGING,
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return deployment(Model).bind(NUM_KEPT_BY_STANDBY)
 
 
 def model_application(spec: EndpointSpec) -> ray.serve.Application:

@@ -11,8 +11,8 @@ from common.recipe_file import load_recipe, shipped_recipes
 from common.registry import ModelVersion
 from serve import application
 from serve.application import Deployed, deploy_endpoint, endpoints, follow_alias, start_gateway
+from serve.backend import STANDBY
 from serve.endpoints import GATEWAY
-from serve.ray_serve import Tls
 
 URL = "http://127.0.0.1:8000"
 
@@ -28,17 +28,16 @@ class FakeServe:
         self.version = 3
         self.problem: str | None = None
 
-    def start(self, host: str, port: int, tls: Tls | None) -> None:
-        self.started.append(f"serve at {host}:{port}")
-        self.details = {"http_options": {"host": host, "port": port}, "applications": {}}
+    def start(self) -> None:
+        self.started.append("serve")
+        self.details = {"applications": {}}
 
-    def run(self, app: Any, name: str, route_prefix: str | None) -> None:
+    def run(self, app: Any, name: str) -> None:
         self.started.append(name)
         assert self.details is not None
-        deployments = {}
-        if name != GATEWAY:
-            config = {"user_config": app._bound_deployment.user_config}
-            deployments = {"Model": {"deployment_config": config, "replicas": [], "target_num_replicas": 0}}
+        bound = app._bound_deployment
+        config = {"user_config": bound.user_config}
+        deployments = {bound.name: {"deployment_config": config, "replicas": [], "target_num_replicas": 0}}
         self.details["applications"][name] = {"status": self.status, "message": "no", "deployments": deployments}
 
     def get(self, url: str, **options: object) -> httpx.Response:
@@ -51,7 +50,7 @@ class FakeServe:
             return None
         assert self.details is not None
         told = {"version": self.version, "state": "waking", "problem": self.problem}
-        return {name: {"name": name, **told} for name in self.details["applications"] if name != GATEWAY}
+        return {name: {"name": name, **told} for name in self.details["applications"] if name not in (GATEWAY, STANDBY)}
 
 
 @pytest.fixture
@@ -66,6 +65,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
 
     monkeypatch.setattr(application, "serve_details", lambda: fake.details)
     monkeypatch.setattr(application, "start", fake.start)
+    monkeypatch.setattr(application, "check_port_is_free", lambda host, port: None)
     monkeypatch.setattr(application, "run", fake.run)
     monkeypatch.setattr(application, "gateway_health", fake.health)
     monkeypatch.setattr(application, "ModelRegistry", Registry)
@@ -90,14 +90,14 @@ def deploy(*overrides: str) -> Deployed:
 
 def test_serve_and_the_gateway_are_started_once(fake: FakeServe) -> None:
     assert [start_gateway("127.0.0.1", 8000), start_gateway("127.0.0.1", 9000)] == [URL, URL]
-    assert fake.started == ["serve at 127.0.0.1:8000", GATEWAY]
+    assert fake.started == ["serve", GATEWAY, STANDBY]
 
 
 def test_a_gateway_that_failed_is_started_again(gateway: FakeServe) -> None:
     assert gateway.details is not None
     gateway.details["applications"][GATEWAY]["status"] = "DEPLOY_FAILED"
     start_gateway("127.0.0.1", 8000)
-    assert gateway.started == [GATEWAY]
+    assert gateway.started == [GATEWAY, STANDBY]
 
 
 def test_deploying_without_a_gateway_says_how_to_start_one(fake: FakeServe) -> None:

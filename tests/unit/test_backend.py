@@ -6,8 +6,9 @@ import pytest
 import ray
 import ray.exceptions
 
+import serve.backend
 from common.errors import ModelError, ServingError
-from serve.backend import ServeBackend, endpoints_in
+from serve.backend import STANDBY, ServeBackend, endpoints_in
 from serve.batching import ServedVersion
 from serve.endpoints import Deployment, EndpointSpec
 from tests.tiny_model import build_engine
@@ -50,9 +51,10 @@ class FakeResponse:
 class FakeHandle:
     """A deployment handle that answers with the given outcomes, one after another."""
 
-    def __init__(self, *outcomes: Any) -> None:
+    def __init__(self, *outcomes: Any, num_replicas: int = 1) -> None:
         self.responses = [FakeResponse(outcome) for outcome in outcomes]
         self.calls: list[tuple[Any, ...]] = []
+        self.num_replicas = num_replicas
         self.classify = self
 
     def remote(self, *arguments: Any) -> FakeResponse:
@@ -63,6 +65,8 @@ class FakeHandle:
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> ServeBackend:
     monkeypatch.setattr(ray, "get_actor", lambda name, namespace: None)
+    monkeypatch.setattr(serve.backend, "_handle", lambda name: FakeHandle())
+    monkeypatch.setattr(serve.backend, "_num_replicas", lambda handle: handle.num_replicas)
     return ServeBackend()
 
 
@@ -88,13 +92,13 @@ def test_a_batch_that_costs_one_replica_after_another_is_given_up(
 def test_what_a_replica_raises_is_told_without_its_traceback(
     backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cause = ModelError("version 3 of 'headlines' cannot be loaded")
+    cause = ModelError("version 3 cannot be loaded")
     error = ray.exceptions.RayTaskError("classify", "Traceback (most recent call last): ...", cause)
 
     with pytest.raises(ServingError) as raised:
         answer(backend, FakeHandle(error.as_instanceof_cause()), monkeypatch)
 
-    assert str(raised.value) == str(cause)
+    assert str(raised.value) == f"'news' does not answer: {cause}"
 
 
 def test_a_versions_settings_are_read_once_and_a_failure_is_tried_again(backend: ServeBackend, tmp_path: Path) -> None:
@@ -119,6 +123,52 @@ def test_a_batch_that_nobody_waits_for_is_cancelled(backend: ServeBackend, monke
 
     asyncio.run(leave())
     assert handle.responses[0].is_cancelled
+
+
+class Preparing:
+    """The handle of an endpoint that wakes when it is told to."""
+
+    def __init__(self, num_replicas: int = 0) -> None:
+        self.num_replicas = num_replicas
+        self.prepared: list[tuple[Any, ...]] = []
+        self.is_awake = asyncio.Event()
+        self.classified = FakeHandle(*[["own"]] * 9)
+        self.classify = self.classified
+        self.prepare = self
+
+    async def remote(self, *arguments: Any) -> None:
+        self.prepared.append(arguments)
+        await self.is_awake.wait()
+        self.num_replicas = 1
+
+
+def test_the_standby_answers_until_the_endpoint_has_a_replica_with_its_model(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        handles: dict[str, Any] = {"news": Preparing(), STANDBY: FakeHandle(*[["standby"]] * 9)}
+        monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+        for _ in range(2):
+            assert await backend.classify("news", SERVED, ["a"]) == ["standby"]
+        handles["news"].num_replicas = 1  # it has no model yet
+        assert await backend.classify("news", SERVED, ["a"]) == ["standby"]
+        await asyncio.sleep(0)  # the wake runs beside the answers
+        assert handles["news"].prepared == [("/models/3/onnx", 3)]
+        handles["news"].is_awake.set()
+        await backend._waking["news"]
+        assert await backend.classify("news", SERVED, ["a"]) == ["own"]
+        handles["news"].num_replicas = 0  # asleep again
+        assert await backend.classify("news", SERVED, ["a"]) == ["standby"]
+        await backend._waking["news"]
+        assert len(handles["news"].prepared) == 2
+
+    asyncio.run(scenario())
+
+
+def test_without_a_standby_the_endpoint_wakes_by_itself(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    handles: dict[str, Any] = {"news": Preparing(), STANDBY: FakeHandle(num_replicas=0)}
+    monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+    assert asyncio.run(backend.classify("news", SERVED, ["a"])) == ["own"]
 
 
 @pytest.mark.parametrize(

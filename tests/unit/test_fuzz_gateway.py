@@ -1,6 +1,6 @@
 """Whatever a client sends, the gateway answers as its OpenAPI document says, or not at all; it never fails or grows.
 
-The gateway is the whole one, behind the HTTP server that Serve's proxy uses; only what is behind it is faked. Every
+The gateway is the whole one, behind the HTTP server that it listens with; only what is behind it is faked. Every
 route that the document lists is tried.
 """
 

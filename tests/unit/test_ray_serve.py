@@ -10,8 +10,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from common.errors import ClusterError
-from serve.endpoints import EndpointSpec
-from serve.ray_serve import Tls, gateway_application, gateway_url, model_application
+from serve.endpoints import GATEWAY, EndpointSpec
+from serve.gateway_server import Listener, Tls
+from serve.ray_serve import (
+    GATEWAY_DEPLOYMENT,
+    gateway_application,
+    gateway_url,
+    model_application,
+    standby_application,
+)
 
 SPEC = EndpointSpec(
     model="headlines",
@@ -34,11 +41,11 @@ def autoscaling(**changes: Any) -> Any:
     return deployment(replace(SPEC, **changes))._deployment_config.autoscaling_config
 
 
-def test_replicas_and_the_gateway_reserve_no_cpu() -> None:
-    gateway: Any = gateway_application(code_uri=None, host="127.0.0.1")._bound_deployment
+def test_replicas_the_gateway_and_the_standby_reserve_no_cpu() -> None:
+    gateway: Any = gateway_application(Listener("127.0.0.1", 8000), code_uri=None)._bound_deployment
+    standby: Any = standby_application(code_uri=None)._bound_deployment
 
-    assert deployment().ray_actor_options["num_cpus"] == 0
-    assert gateway.ray_actor_options["num_cpus"] == 0
+    assert [d.ray_actor_options["num_cpus"] for d in (deployment(), gateway, standby)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("code_uri", [None, "s3://bucket/code.zip"])
@@ -81,18 +88,6 @@ def test_a_replica_always_has_the_next_batch(target: float, num_batches: int) ->
     assert config.max_ongoing_requests == num_batches
 
 
-@pytest.mark.parametrize(("host", "on_loopback"), [("127.0.0.1", True), ("0.0.0.0", False)])
-def test_the_gateway_knows_whether_others_can_reach_it(host: str, on_loopback: bool) -> None:
-    gateway: Any = gateway_application(code_uri=None, host=host)._bound_deployment
-
-    assert gateway.init_kwargs == {"on_loopback": on_loopback}
-
-
-def test_with_a_certificate_the_url_is_https() -> None:
-    options = {"host": "127.0.0.1", "port": 8000, "ssl_certfile": "/tls/cert.pem"}
-    assert gateway_url({"http_options": options}) == "https://127.0.0.1:8000"
-
-
 def pem(folder: Path, name: str, *, password: bytes | None = None) -> Tls:
     """A certificate and its key, in files."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -132,6 +127,19 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(tmp_path: Path) 
         pem(tmp_path, "own", password=b"x").check()
 
 
-@pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000")])
-def test_the_url_of_the_gateway(host: str, url: str) -> None:
-    assert gateway_url({"http_options": {"host": host, "port": 8000}}) == url
+TLS = Tls(Path("/tls/cert.pem"), Path("/tls/key.pem"))
+
+
+@pytest.mark.parametrize(
+    ("listener", "url"),
+    [
+        (Listener("127.0.0.1", 8000), "http://127.0.0.1:8000"),
+        (Listener("::1", 8000), "http://[::1]:8000"),
+        (Listener("127.0.0.1", 8443, TLS), "https://127.0.0.1:8443"),
+    ],
+)
+def test_the_url_of_the_gateway(listener: Listener, url: str) -> None:
+    gateway: Any = gateway_application(listener, code_uri=None)._bound_deployment
+    deployments = {GATEWAY_DEPLOYMENT: {"deployment_config": {"user_config": gateway.user_config}}}
+
+    assert gateway_url({"applications": {GATEWAY: {"deployments": deployments}}}) == url

@@ -19,7 +19,7 @@ from common.storage import write_json
 from scripts import serving
 from scripts.job import Job
 from serve.application import Deployed
-from serve.ray_serve import Tls
+from serve.gateway_server import Tls
 
 LOCAL = ClusterRecord("127.0.0.1:6379", "http://127.0.0.1:8265", None, "/s", "sqlite:////s/mlflow.db", 1, "", "")
 GATEWAY = "http://127.0.0.1:8000"
