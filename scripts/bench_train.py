@@ -9,6 +9,7 @@ The baseline is Transformers' `Trainer` as tutorials use it: texts padded to 128
 weights on the same rows with the same threads, in turn, once a seed; rates count training alone, accuracy is that of
 the validation split after the last epoch. The share of the matrix rate is the work that the tokens need (6 operations
 for each weight of a matrix and token, padding not counted) over what a large product of matrices reaches on the device.
+At the end one more epoch of ours is profiled, and the operations that took most of it are listed.
 
 Needs no Ray, so it also runs alone on a GPU machine; `--bert-base` then trains BERT-base with random weights.
 """
@@ -20,6 +21,7 @@ from statistics import fmean
 import click
 import numpy as np
 import torch
+import torch.profiler
 import transformers
 from torch import nn
 
@@ -32,6 +34,7 @@ from tune.precision import compute_dtype
 
 MATRIX_SIZES = {"cpu": 2048, "cuda": 8192}
 MATRIX_REPEATS = 5
+NUM_OPERATIONS_SHOWN = 12
 
 
 @click.command()
@@ -73,6 +76,7 @@ def _measure(both: Contest, seeds: int) -> list[Figure]:
     torch.set_num_threads(both.num_threads)
     rate = matrix_rate(both.device, dtype)
     say(f"  a product of {MATRIX_SIZES[both.device.type]}-wide {dtype} matrices reaches {rate / 1e12:.3f} TFLOP/s")
+    _profile(both)
     samples, tokens = rows * epochs, float(both.texts("train").lengths.sum()) * epochs
     needed = operations(both) * epochs
     return [
@@ -81,6 +85,20 @@ def _measure(both: Contest, seeds: int) -> list[Figure]:
         Figure("train_accuracy", accuracy, "fraction", usual),
         Figure("train_matrix_share", needed / mine_s / rate, "fraction", needed / theirs_s / rate),
     ]
+
+
+def _profile(both: Contest) -> None:
+    """Says which operations an epoch of ours consists of, validation included."""
+    with torch.profiler.profile() as profile:
+        ours(both, 0, {"epochs": 1})
+    on_gpu = both.device.type == "cuda"
+    times = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in profile.key_averages()
+    }
+    total = sum(times.values())
+    largest = sorted(times.items(), key=lambda item: -item[1])[:NUM_OPERATIONS_SHOWN]
+    say("  of an epoch: " + ", ".join(f"{name} {time / total:.0%}" for name, time in largest))
 
 
 def operations(both: Contest) -> float:
