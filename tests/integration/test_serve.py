@@ -275,10 +275,10 @@ def test_every_figure_on_the_dashboard_is_exported_under_that_name(endpoint: Dep
     wait_until(lambda: state().state == "asleep")
     client.post(f"/{NAME}/classify", json={"text": "good"}).raise_for_status()
     on_dashboard = set(re.findall(r"ray_tuneserve_\w+", DASHBOARD.read_text()))
-    (node,) = ray.nodes()
+    head = next(node for node in ray.nodes() if "node:__internal_head__" in node["Resources"])
 
     def exported() -> set[str]:
-        metrics = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", trust_env=False).text
+        metrics = httpx.get(f"http://127.0.0.1:{head['MetricsExportPort']}/metrics", trust_env=False).text
         return set(re.findall(r"^(ray_tuneserve_\w+)\{", metrics, re.MULTILINE))
 
     wait_until(lambda: on_dashboard <= exported())
