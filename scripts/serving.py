@@ -59,7 +59,7 @@ def start_cluster(
     running = read_record()
     if running is not None and running.gateway_url and (host or tls):
         raise ClusterError(
-            f"a gateway listens on {running.gateway_url} already; end its cluster with "
+            f"a gateway listens on {running.gateway_url} already, and is not moved; end its cluster with "
             "`tuneserve down`, then start it as you want it"
         )
     host, port = host or GATEWAY_HOST, port or GATEWAY_PORT
