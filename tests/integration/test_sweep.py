@@ -1,5 +1,6 @@
 """Sweeps on a real cluster: every trial counted once, whatever ends the driver."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from common.errors import InputError, TrainingError
+from common.search_range import Point
 from scripts.job import Job
 from scripts.steps import prepare_data
 from tests.small_job import small_job
@@ -25,7 +27,12 @@ class Stopped(BaseException):
     """What ends a driver in these tests, as Ctrl-C would."""
 
 
-def run(job: Job, on_update: OnUpdate = lambda record: None, allocation: Allocation = TWO_AT_ONCE) -> SweepResult:
+def run(
+    job: Job,
+    on_update: OnUpdate = lambda record: None,
+    allocation: Allocation = TWO_AT_ONCE,
+    points: Sequence[Point] = (),
+) -> SweepResult:
     from common.tracking import Tracker
 
     tracker = Tracker.open(job.tracking_uri, job.recipe.experiment)
@@ -38,6 +45,7 @@ def run(job: Job, on_update: OnUpdate = lambda record: None, allocation: Allocat
         tracker=tracker,
         recipe_yaml=job.recipe_yaml,
         on_update=on_update,
+        points=points,
     )
 
 

@@ -68,7 +68,7 @@ def test_a_trial_that_asha_stops_leaves_the_group_ready_for_the_next(tmp_path: P
     assert len(workers) == 2
 
 
-@pytest.mark.parametrize("killed", ["RayTrainWorker", "ImplicitFunc"])
+@pytest.mark.parametrize("killed", ["RayTrainWorker", pytest.param("ImplicitFunc", marks=pytest.mark.slow)])
 def test_a_killed_process_of_a_group_costs_no_epoch_that_was_stored(killed: str, tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=1", "train.num_workers=2", "train.epochs=5")
     victims: set[int] = set()
