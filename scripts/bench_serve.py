@@ -12,11 +12,13 @@ batches of 32 sorted by length.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import click
 import httpx
@@ -125,6 +127,8 @@ def _plain(endpoint: Served) -> Iterator[str]:
 def _peer(command: Sequence[str], health_url: str) -> Iterator[None]:
     """Another server, while it is measured."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    # MLflow calls `uvicorn` by its name.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -136,7 +140,8 @@ def _peer(command: Sequence[str], health_url: str) -> Iterator[None]:
             time.sleep(0.2)
         yield
     finally:
-        os.killpg(process.pid, 15)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
