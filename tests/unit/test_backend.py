@@ -10,21 +10,11 @@ import serve.backend
 from common.errors import ModelError, ServingError
 from serve.backend import STANDBY, ServeBackend, endpoints_in
 from serve.batching import ServedVersion
-from serve.endpoints import Deployment, EndpointSpec
+from serve.endpoints import Deployment
+from tests.fake_backend import SPEC
 from tests.tiny_model import build_engine
 
 SERVED = ServedVersion(3, "/models/3/onnx")
-SPEC = EndpointSpec(
-    model="headlines",
-    alias="champion",
-    tracking_uri="sqlite:///mlflow.db",
-    storage="/storage",
-    max_queued_requests=8,
-    target_ongoing_requests=2.0,
-    min_replicas=0,
-    max_replicas=2,
-    downscale_to_zero_delay_s=300.0,
-)
 
 
 class FakeResponse:

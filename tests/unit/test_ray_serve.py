@@ -19,18 +19,9 @@ from serve.ray_serve import (
     model_application,
     standby_application,
 )
+from tests import fake_backend
 
-SPEC = EndpointSpec(
-    model="headlines",
-    alias="champion",
-    tracking_uri="sqlite:///mlflow.db",
-    storage="/storage",
-    max_queued_requests=8,
-    target_ongoing_requests=3.0,
-    min_replicas=0,
-    max_replicas=5,
-    downscale_to_zero_delay_s=300.0,
-)
+SPEC = replace(fake_backend.SPEC, target_ongoing_requests=3.0, max_replicas=5)
 
 
 def deployment(spec: EndpointSpec = SPEC) -> Any:
