@@ -12,18 +12,21 @@ import httpx
 import ray.serve
 
 from common.errors import ServingError
-from common.recipe import Recipe
+from common.recipe import PoolKind, Recipe
 from common.registry import ModelRegistry
-from serve.backend import STANDBY, endpoints_in
+from serve import shared_specs
+from serve.backend import STANDBY, all_endpoints, endpoints_in, pool_in
 from serve.endpoints import GATEWAY, Deployment, EndpointSpec
 from serve.gateway_server import Listener, Tls
 from serve.health import State
+from serve.pool import POOL, Pool, PoolSpec
 from serve.ray_serve import (
     check_port_is_free,
     gateway_application,
     gateway_health,
     gateway_url,
     model_application,
+    pool_application,
     quiet,
     run,
     serve_details,
@@ -33,7 +36,8 @@ from serve.ray_serve import (
 
 START_TIMEOUT_S = 90.0
 FOLLOW_TIMEOUT_S = 30.0
-POLL_EVERY_S = 0.1
+POLL_EVERY_S = 0.03
+"""Often: waiting is most of what the deployment of an endpoint on the shared pool takes."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class EndpointState:
     version: int | None
     replicas: int
     state: State
+    pool: PoolKind
 
 
 def start_gateway(host: str, port: int, *, tls: Tls | None = None, code_uri: str | None = None) -> str:
@@ -92,7 +97,8 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
     `ClusterError` when there is no gateway, and `ServingError` when the endpoint does not come up.
     """
     champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
-    url = f"{_gateway_url()}/{recipe.name}"
+    details = serve_details() or {}
+    url = f"{gateway_url(details)}/{recipe.name}"
     spec = EndpointSpec(
         model=recipe.registered_model,
         alias=recipe.registry.alias,
@@ -105,13 +111,46 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
         downscale_to_zero_delay_s=recipe.serve.downscale_to_zero_delay_s,
         code_uri=code_uri,
         auth=recipe.serve.auth,
+        pool=recipe.serve.pool,
     )
-    running = _deployed().get(recipe.name)
-    if running is None or running.spec != spec:
-        run(model_application(spec), recipe.name)
-        _wait_until_running(recipe.name)
+    if spec.pool == "shared":
+        _deploy_shared(recipe.name, spec, details)
+    else:
+        _deploy_own(recipe.name, spec, details)
     follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
     return Deployed(url, champion.name, champion.version)
+
+
+def _deploy_own(name: str, spec: EndpointSpec, details: dict[str, Any]) -> None:
+    running = endpoints_in(details).get(name)
+    if running is None or running.spec != spec:
+        run(model_application(spec), name)
+        _wait_until_running(name)
+    if name in shared_specs.shared_specs():  # only now: the pool has answered until here
+        shared_specs.remove(name)
+    _wait_until_answered_by(name, "own")
+
+
+def _deploy_shared(name: str, spec: EndpointSpec, details: dict[str, Any]) -> None:
+    if pool_in(details) is None:
+        set_pool(PoolSpec(code_uri=spec.code_uri))
+    if shared_specs.shared_specs().get(name) != spec:
+        shared_specs.put(name, spec)
+    _wait_until_answered_by(name, "shared")
+    if name in endpoints_in(details):  # only now: its own replicas have answered until here
+        with quiet():
+            ray.serve.delete(name)
+
+
+def pool() -> Pool | None:
+    """The shared pool of this cluster; None when there is none."""
+    return pool_in(serve_details() or {})
+
+
+def set_pool(spec: PoolSpec) -> None:
+    """Starts the shared pool, or bounds the running one anew; wakes nothing. Raises `ServingError`."""
+    run(pool_application(spec), POOL)
+    _wait_until_running(POOL)
 
 
 def follow_alias(name: str, version: int, timeout_s: float = FOLLOW_TIMEOUT_S) -> None:
@@ -123,6 +162,16 @@ def follow_alias(name: str, version: int, timeout_s: float = FOLLOW_TIMEOUT_S) -
 
     problem = (_health(name) or {}).get("problem") or "see `tuneserve status`"
     _wait_until(follows, timeout_s, f"endpoint {name!r} does not follow to version {version} ({problem})")
+
+
+def _wait_until_answered_by(name: str, pool: PoolKind) -> None:
+    """Waits until the gateway sends an endpoint's batches to those replicas. Raises `ServingError`."""
+
+    def is_known() -> bool:
+        return (gateway_health(look_first=True) or {}).get(name, {}).get("pool") == pool
+
+    problem = f"the gateway does not take over that {name!r} has pool: {pool}; see `tuneserve status`. It had not"
+    _wait_until(is_known, FOLLOW_TIMEOUT_S, problem)
 
 
 def endpoints() -> list[EndpointState]:
@@ -142,6 +191,7 @@ def endpoints() -> list[EndpointState]:
             version=known.get(name, {}).get("version"),
             replicas=found.num_running,
             state=known.get(name, {}).get("state", found.state),
+            pool=found.spec.pool,
         )
         for name, found in sorted(deployed.items())
     ]
@@ -152,8 +202,10 @@ def remove_endpoint(name: str) -> None:
     deployed = _deployed()
     if name not in deployed:
         raise ServingError(f"there is no endpoint {name!r}; there are: {', '.join(sorted(deployed)) or 'none'}")
-    with quiet():
-        ray.serve.delete(name)
+    shared_specs.remove(name)
+    if name in endpoints_in(serve_details() or {}):
+        with quiet():
+            ray.serve.delete(name)
     _wait_until(lambda: _health(name) is None, FOLLOW_TIMEOUT_S, f"the gateway still answers for {name!r}")
 
 
@@ -162,7 +214,8 @@ def _gateway_url() -> str:
 
 
 def _deployed() -> dict[str, Deployment]:
-    return endpoints_in(serve_details() or {})
+    details = serve_details()
+    return all_endpoints(details, shared_specs.shared_specs()) if details else {}
 
 
 def _health(name: str) -> dict[str, Any] | None:

@@ -17,8 +17,11 @@ from ray.serve.handle import DeploymentHandle
 
 from common.errors import InputError, ServingError
 from common.model_settings import ModelSettings
+from serve.alias_watch import AliasWatch
 from serve.batching import Answer, ServedVersion, Text
 from serve.endpoints import Deployment, EndpointSpec
+from serve.pool import POOL, Pool, PoolSpec
+from serve.shared_specs import SharedSpecs
 
 if TYPE_CHECKING:
     from common.registry import ModelRegistry
@@ -39,19 +42,45 @@ _STARTING_STATES = {"STARTING", "RECOVERING", "UPDATING", "PENDING_MIGRATION"}
 
 
 def endpoints_in(details: Mapping[str, Any]) -> dict[str, Deployment]:
-    """The endpoints among Serve's applications, by name; `details` is what Serve's REST interface also answers."""
+    """The endpoints among Serve's applications, by name; `details` is what Serve's REST interface also answers.
+
+    Those of the shared pool are not: see `all_endpoints`.
+    """
     found = {}
     for name, application in details.get("applications", {}).items():
         deployment = application["deployments"].get(DEPLOYMENT)
         spec = EndpointSpec.from_user_config(deployment["deployment_config"].get("user_config")) if deployment else None
         if spec is None or application["status"] == "DELETING":
             continue
-        states = [replica["state"] for replica in deployment["replicas"]]
-        num_starting = sum(state in _STARTING_STATES for state in states)
-        # Serve has decided to start one before the replica itself shows.
-        num_starting = num_starting or (deployment["target_num_replicas"] if "RUNNING" not in states else 0)
-        found[name] = Deployment(spec, states.count("RUNNING"), num_starting)
+        found[name] = Deployment(spec, *_replicas_in(deployment))
     return found
+
+
+def pool_in(details: Mapping[str, Any]) -> Pool | None:
+    """The shared pool among Serve's applications; None when there is none."""
+    application = details.get("applications", {}).get(POOL)
+    deployment = application["deployments"].get(DEPLOYMENT) if application else None
+    if deployment is None or application["status"] == "DELETING":
+        return None
+    return Pool(PoolSpec.from_user_config(deployment["deployment_config"]["user_config"]), *_replicas_in(deployment))
+
+
+def all_endpoints(details: Mapping[str, Any], shared: Mapping[str, EndpointSpec]) -> dict[str, Deployment]:
+    """The endpoints by name, `shared` ones among them.
+
+    One that is both is changing from one to the other, and the pool answers for it meanwhile.
+    """
+    pool = pool_in(details) or Pool(PoolSpec(), 0, 0)
+    return endpoints_in(details) | {name: pool.deployment(spec) for name, spec in shared.items()}
+
+
+def _replicas_in(deployment: Mapping[str, Any]) -> tuple[int, int]:
+    """How many replicas answer, and how many are on their way."""
+    states = [replica["state"] for replica in deployment["replicas"]]
+    num_starting = sum(state in _STARTING_STATES for state in states)
+    # Serve has decided to start one before the replica itself shows.
+    num_starting = num_starting or (deployment["target_num_replicas"] if "RUNNING" not in states else 0)
+    return states.count("RUNNING"), num_starting
 
 
 class ServeBackend:
@@ -65,24 +94,25 @@ class ServeBackend:
         self._controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
         self._handle = cache(_handle)
         self._handle(STANDBY)  # a handle is told of its replicas a moment after it was made
-        self._registry = cache(_registry)
-        self._waking: dict[str, asyncio.Task[None]] = {}
+        self._waking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._specs = SharedSpecs()
+        self._shared: frozenset[str] = frozenset()
         # MLflow's client blocks, for long when a server is away: it must not take the threads of others.
         self._registry_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="registry")
+        self._aliases = AliasWatch(cache(_registry), self._registry_threads)
         self._settings = lru_cache(maxsize=128)(_settings)
 
     async def deployments(self) -> dict[str, Deployment]:
         """The endpoints that are deployed, by name."""
-        return endpoints_in(await self._controller.get_serve_instance_details.remote())
+        # In this order: an endpoint that leaves the pool has its own application before it leaves.
+        shared = await asyncio.get_running_loop().run_in_executor(None, self._specs.read)
+        details = await self._controller.get_serve_instance_details.remote()
+        self._shared = frozenset(shared)
+        return all_endpoints(details, shared)
 
     async def resolve(self, spec: EndpointSpec) -> ServedVersion:
         """The version that the alias points to, and its files. Raises what `common.registry` raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._resolve, spec)
-
-    def _resolve(self, spec: EndpointSpec) -> ServedVersion:
-        registry = self._registry(spec.tracking_uri)
-        version = registry.by_alias(spec.model, spec.alias)
-        return ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
+        return await self._aliases.resolve(spec)
 
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself; wakes nothing. Raises `ServingError`."""
@@ -91,7 +121,8 @@ class ServeBackend:
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
         for attempt in range(1, NUM_ATTEMPTS + 1):
-            response = self._handle(self._application(name, served)).classify.remote(served.uri, served.version, texts)
+            application = self._application(name, served)
+            response = self._bound_for(application, served).classify.remote(served.uri, served.version, texts)
             try:
                 return cast(list[Answer], await response)
             except asyncio.CancelledError:
@@ -107,21 +138,29 @@ class ServeBackend:
         raise AssertionError("unreachable")
 
     def _application(self, name: str, served: ServedVersion) -> str:
-        """Which application is to answer: the endpoint's own, or the standby while that has no replica with a model."""
-        waking = self._waking.get(name)
-        if (waking is None or waking.done()) and _num_replicas(self._handle(name)):
-            return name
+        """Which application is to answer: the endpoint's own or the pool, or the standby while that has no replica."""
+        own = POOL if name in self._shared else name
+        is_waking = (own, name) in self._waking
+        if not is_waking and _num_replicas(self._handle(own)):
+            return own
         if not _num_replicas(self._handle(STANDBY)):
-            return name
-        if waking is None or waking.done():
+            return own
+        if not is_waking:
             # In a context of its own: Serve cancels the calls that were made in the context of a cancelled request.
-            self._waking[name] = asyncio.create_task(self._wake(name, served), context=contextvars.Context())
+            task = asyncio.create_task(self._wake(own, name, served), context=contextvars.Context())
+            self._waking[own, name] = task
+            task.add_done_callback(lambda _: self._waking.pop((own, name)))
         return STANDBY
 
-    async def _wake(self, name: str, served: ServedVersion) -> None:
-        """Has Serve start the endpoint's first replica, and that load the model."""
+    def _bound_for(self, application: str, served: ServedVersion) -> DeploymentHandle[Any]:
+        """The application's handle; the pool's is told the model, which decides the replica."""
+        handle = self._handle(application)
+        return handle.options(multiplexed_model_id=f"{served.uri}@{served.version}") if application == POOL else handle
+
+    async def _wake(self, application: str, name: str, served: ServedVersion) -> None:
+        """Has Serve start the application's first replica, and that load the model."""
         try:
-            await self._handle(name).prepare.remote(served.uri, served.version)
+            await self._bound_for(application, served).prepare.remote(served.uri, served.version)
             await self._handle(STANDBY).release.remote(served.uri, served.version)
         except Exception as error:  # whoever asks next tries again
             logger.warning("%s does not wake: %s", name, error)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
-from common.recipe import AuthMode
+from common.recipe import AuthMode, PoolKind
 from serve.batching import Answer, Batcher, ServedVersion, Text
 from serve.health import EndpointHealth, State
 
@@ -38,7 +38,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EndpointSpec:
-    """What an endpoint was deployed with; Serve keeps it as the deployment's `user_config`."""
+    """What an endpoint was deployed with.
+
+    Serve keeps it as the deployment's `user_config`, or `serve.shared_specs` where the pool answers.
+    """
 
     model: str
     alias: str
@@ -51,6 +54,7 @@ class EndpointSpec:
     downscale_to_zero_delay_s: float
     code_uri: str | None = None
     auth: AuthMode = "auto"
+    pool: PoolKind = "own"
 
     def as_user_config(self) -> dict[str, Any]:
         """A JSON object that `from_user_config` reads."""
@@ -67,7 +71,7 @@ class EndpointSpec:
 
 @dataclass(frozen=True)
 class Deployment:
-    """An endpoint as Serve has it."""
+    """An endpoint as Serve has it; one of the shared pool has the pool's replicas."""
 
     spec: EndpointSpec
     num_running: int
@@ -126,6 +130,7 @@ class Endpoint:
             model=self.spec.model,
             version=self.served.version if self.served else None,
             problem=self.problem,
+            pool=self.spec.pool,
         )
 
     def update(self, deployed: Deployment) -> None:
@@ -145,8 +150,10 @@ class Endpoint:
             self.served = await self._backend.resolve(self.spec)
             self.problem = None
         except Exception as error:  # whatever a tracking server or an object store can raise
-            self.problem = str(error) or type(error).__name__
-            logger.warning("%s keeps version %s: %s", self.name, self.served and self.served.version, self.problem)
+            problem = str(error) or type(error).__name__
+            if problem != self.problem:  # once, and not every two seconds for each of hundreds
+                logger.warning("%s keeps version %s: %s", self.name, self.served and self.served.version, problem)
+            self.problem = problem
         finally:
             self._asking = False
             self._asked.set()

@@ -6,8 +6,7 @@ This module starts with every wake, so it imports only what a forward pass needs
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from common.classifier import Classifier, Text
 from common.errors import InputError, ModelError
 from common.location import cached_copy, local_path
 from serve.autoscaling import IDLE_METRIC
+from serve.engines import Engines
+from serve.turns import Turns
 
 NUM_KEPT = 2
 """Versions held in memory: the present one and the one before it, which a rollback or a late batch asks for."""
@@ -46,43 +47,13 @@ def fetch(uri: str) -> Path:
     return folder
 
 
-class Engines:
-    """The most recently used classifiers by (URI, version); each is loaded once, off the event loop."""
-
-    def __init__(self, load: Callable[[str], Classifier], num_kept: int = NUM_KEPT) -> None:
-        self._load = load
-        self._num_kept = num_kept
-        self._tasks: OrderedDict[tuple[str, int], asyncio.Task[Classifier]] = OrderedDict()
-
-    async def get(self, uri: str, version: int) -> Classifier:
-        """The classifier at `uri`. Raises what `load` raises; the next call then tries again."""
-        key = (uri, version)
-        if key not in self._tasks:
-            self._tasks[key] = asyncio.create_task(asyncio.to_thread(self._load, uri))
-        self._tasks.move_to_end(key)
-        while len(self._tasks) > self._num_kept:
-            self._tasks.popitem(last=False)
-        task = self._tasks[key]
-        try:
-            # A caller that goes away must not take the load with it: others wait for the same version.
-            return await asyncio.shield(task)
-        except Exception:
-            if self._tasks.get(key) is task:
-                del self._tasks[key]
-            raise
-
-    def drop(self, uri: str, version: int) -> None:
-        """Forgets a classifier; batches that it is at work on end as usual."""
-        self._tasks.pop((uri, version), None)
-
-
 class Model:
     """The Serve deployment behind an endpoint. The gateway says with each batch which version classifies it."""
 
     def __init__(self, num_kept: int = NUM_KEPT) -> None:
         self._engines = Engines(self._load, num_kept)
         # One forward pass at a time: it takes one core, and two would only delay each other.
-        self._core = asyncio.Lock()
+        self._core = Turns()
         self._num_calls = 0
         self._worked_at = time.monotonic()
         self._times = {"init": time.time()}
@@ -111,7 +82,7 @@ class Model:
         """
         with self._at_work():
             engine = await self._engine(uri, version)
-            async with self._core:
+            async with self._core.take(uri):
                 predictions = await asyncio.to_thread(engine.classify, texts)
         return [vars(found) for found in predictions]
 
@@ -138,3 +109,20 @@ class Model:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `serve.autoscaling.IdlePolicy` decides by; Serve calls this several times a minute."""
         return {IDLE_METRIC: 0.0 if self._num_calls else time.monotonic() - self._worked_at}
+
+
+class PooledModel(Model):
+    """The Serve deployment of the shared pool: the models of many endpoints, as many as fit into its memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._engines = Engines(self._load, num_kept=None, size=_num_bytes)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Takes over how much the loaded models may hold: `user_config` is a `serve.pool.PoolSpec`."""
+        self._engines.bound(int(user_config["memory_gb"] * 1e9))
+
+
+def _num_bytes(uri: str) -> int:
+    """What the model in the folder `uri` is expected to take: the size of its files. Raises `ModelError`."""
+    return sum(file.stat().st_size for file in fetch(uri).iterdir())

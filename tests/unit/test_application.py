@@ -4,17 +4,21 @@ from typing import Any
 
 import httpx
 import pytest
+import ray.serve
 
 from common.errors import ClusterError, ServingError
 from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from common.registry import ModelVersion
-from serve import application
+from serve import application, shared_specs
 from serve.application import Deployed, deploy_endpoint, endpoints, follow_alias, start_gateway
-from serve.backend import STANDBY
+from serve.backend import STANDBY, all_endpoints
 from serve.endpoints import GATEWAY
+from serve.pool import POOL, PoolSpec
+from tests.fake_store import FakeStore
 
 URL = "http://127.0.0.1:8000"
+SHARED = ("serve.pool=shared", "serve.downscale_to_zero_delay_s=300")
 
 
 class FakeServe:
@@ -27,6 +31,7 @@ class FakeServe:
         self.gateway_answers = True
         self.version = 3
         self.problem: str | None = None
+        self.answered_by: list[dict[str, str]] = []
 
     def start(self) -> None:
         self.started.append("serve")
@@ -45,12 +50,19 @@ class FakeServe:
             raise httpx.ConnectError("refused")
         return httpx.Response(200 if url == f"{URL}/healthz" else 404)
 
-    def health(self) -> dict[str, dict[str, Any]] | None:
+    def health(self, *, look_first: bool = False) -> dict[str, dict[str, Any]] | None:
         if not self.gateway_answers:
             return None
         assert self.details is not None
         told = {"version": self.version, "state": "waking", "problem": self.problem}
-        return {name: {"name": name, **told} for name in self.details["applications"] if name not in (GATEWAY, STANDBY)}
+        deployed = all_endpoints(self.details, shared_specs.shared_specs())
+        self.answered_by.append({name: found.spec.pool for name, found in deployed.items()})
+        return {name: {"name": name, "pool": found.spec.pool, **told} for name, found in deployed.items()}
+
+    def delete(self, name: str) -> None:
+        assert self.details is not None
+        del self.details["applications"][name]
+        self.started.append(f"deleted {name}")
 
 
 @pytest.fixture
@@ -69,6 +81,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     monkeypatch.setattr(application, "run", fake.run)
     monkeypatch.setattr(application, "gateway_health", fake.health)
     monkeypatch.setattr(application, "ModelRegistry", Registry)
+    monkeypatch.setattr(ray.serve, "delete", fake.delete)
+    monkeypatch.setattr(shared_specs, "internal_kv", FakeStore())
     monkeypatch.setattr(httpx, "get", fake.get)
     return fake
 
@@ -147,3 +161,38 @@ def test_removing_what_is_not_there_names_what_is(gateway: FakeServe) -> None:
     deploy()
     with pytest.raises(ServingError, match="no endpoint 'quickstar'; there are: quickstart"):
         application.remove_endpoint("quickstar")
+
+
+def test_the_first_endpoint_on_the_shared_pool_starts_it_and_none_gets_an_application(gateway: FakeServe) -> None:
+    for name in ("quickstart", "another"):
+        assert deploy(*SHARED, f"name={name}") == Deployed(f"{URL}/{name}", name, 3)
+    assert gateway.started == [POOL]
+    assert [(found.name, found.pool) for found in endpoints()] == [("another", "shared"), ("quickstart", "shared")]
+
+
+def test_an_endpoint_is_answered_for_at_every_moment_of_its_way_to_the_pool_and_back(gateway: FakeServe) -> None:
+    deploy()
+    gateway.answered_by.clear()
+    deploy(*SHARED)
+    deploy()
+    assert all("quickstart" in seen for seen in gateway.answered_by)
+    assert gateway.started == ["quickstart", POOL, "deleted quickstart", "quickstart"]
+    assert [found.pool for found in endpoints()] == ["own"]
+
+
+def test_the_bounds_of_a_pool_can_be_changed(gateway: FakeServe) -> None:
+    deploy(*SHARED)
+    application.set_pool(PoolSpec(max_replicas=7))
+    deploy(*SHARED, "serve.max_queued_requests=9")
+    assert gateway.started == [POOL, POOL]
+    found = application.pool()
+    assert found is not None
+    assert found.spec == PoolSpec(max_replicas=7)
+
+
+@pytest.mark.parametrize("pool", ["own", "shared"])
+def test_a_removed_endpoint_is_gone(pool: str, gateway: FakeServe) -> None:
+    deploy(*(SHARED if pool == "shared" else ()))
+    application.remove_endpoint("quickstart")
+    assert endpoints() == []
+    assert shared_specs.shared_specs() == {}

@@ -145,11 +145,11 @@ def test_the_standby_answers_until_the_endpoint_has_a_replica_with_its_model(
         await asyncio.sleep(0)  # the wake runs beside the answers
         assert handles["news"].prepared == [("/models/3/onnx", 3)]
         handles["news"].is_awake.set()
-        await backend._waking["news"]
+        await backend._waking["news", "news"]
         assert await backend.classify("news", SERVED, ["a"]) == ["own"]
         handles["news"].num_replicas = 0  # asleep again
         assert await backend.classify("news", SERVED, ["a"]) == ["standby"]
-        await backend._waking["news"]
+        await backend._waking["news", "news"]
         assert len(handles["news"].prepared) == 2
 
     asyncio.run(scenario())

@@ -8,7 +8,8 @@ import pytest
 
 from common.classifier import Classifier
 from common.errors import ModelError
-from serve.engine import Engines, Model, fetch
+from serve.engine import NUM_KEPT, Model, fetch
+from serve.engines import Engines
 from tests.tiny_model import build_engine
 
 
@@ -57,7 +58,7 @@ def test_callers_that_come_together_share_one_load(engine_folder: Path) -> None:
         return Classifier.load(Path(uri))
 
     async def together() -> list[Classifier]:
-        engines = Engines(load)
+        engines = Engines(load, NUM_KEPT)
         return await asyncio.gather(*(engines.get(str(engine_folder), 1) for _ in range(5)))
 
     assert len(set(map(id, asyncio.run(together())))) == 1
@@ -72,7 +73,7 @@ def test_the_two_versions_used_last_stay_loaded(engine_folder: Path) -> None:
         return Classifier.load(engine_folder)
 
     async def rounds() -> None:
-        engines = Engines(load)
+        engines = Engines(load, NUM_KEPT)
         for uri in ("a", "b", "a", "c", "a", "b"):
             await engines.get(uri, 1)
 
@@ -94,7 +95,7 @@ def test_a_version_that_could_not_be_loaded_is_tried_again(engine_folder: Path) 
 
 def test_a_caller_that_goes_away_does_not_stop_the_load_for_others(engine_folder: Path) -> None:
     async def one_leaves() -> Classifier:
-        engines = Engines(lambda uri: Classifier.load(Path(uri)))
+        engines = Engines(lambda uri: Classifier.load(Path(uri)), NUM_KEPT)
         leaving = asyncio.create_task(engines.get(str(engine_folder), 1))
         staying = asyncio.create_task(engines.get(str(engine_folder), 1))
         await asyncio.sleep(0)

@@ -196,6 +196,7 @@ def test_health_tells_how_awake_the_endpoint_is(deployment: Deployment, state: s
             "model": "headlines",
             "version": 1,
             "problem": None,
+            "pool": "own",
         }
         assert health == expected
         assert whole == {"status": "ok", "endpoints": [expected]}
