@@ -10,8 +10,8 @@ The standby answers first; it has dropped the model when the endpoint's own repl
 anew. What the replica itself takes is stated apart: Serve's decision and the lease of a process, the process's start
 and imports, Serve's own set-up, the model. The baseline is that replica: the wait without a standby.
 
-Then the shared pool (scripts/shared_pool.py): endpoints whose models are copies of this one are deployed on it, and each
-is asked for the first time while the pool is awake.
+Then the shared pool (scripts/shared_pool.py): endpoints whose models are copies of this one are deployed on it, and
+each is asked for the first time while the pool is awake.
 
     python -m scripts.bench_wake recipes/quickstart.yaml --shared 300     # also what as many cost while nobody asks
 """

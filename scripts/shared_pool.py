@@ -43,9 +43,8 @@ def measure_pool(endpoint: Served, *, num_endpoints: int, rounds: int, baseline_
     ask(urls[0], endpoint.texts[0])
     first = _ask_each(urls[1 : rounds + 1], endpoint.texts)
     again = _ask_each(urls[1 : rounds + 1], endpoint.texts)
-    say(
-        f"  a model that is not loaded: p50 {median(first):.3f} s, longest {max(first):.3f} s; then {median(again):.3f} s"
-    )
+    say(f"  a model that is not loaded: p50 {median(first):.3f} s, longest {max(first):.3f} s")
+    say(f"  one that is: p50 {median(again):.3f} s")
     return [
         Figure("wake_shared_p50_s", median(first), "s", baseline_s, more_is_better=False),
         Figure("shared_deploy_p50_s", median(seconds), "s", more_is_better=False),
