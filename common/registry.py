@@ -30,6 +30,8 @@ _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _MAX_FILTER_CHARS = 2000
 """Of names in one search, which a tracking server gets as a part of its URL."""
 
+_MAX_FOUND = 1000  # more than a search has names; MLflow allows no more
+
 _COMPLETE = "COMPLETE"  # written last into a copied folder: object stores cannot rename one
 
 
@@ -86,7 +88,7 @@ class ModelRegistry:
         found = {}
         with self._explained("the models cannot be searched", "see its models"):
             for search in _searches(names):
-                for model in self._client.search_registered_models(search, max_results=_MAX_FILTER_CHARS):
+                for model in self._client.search_registered_models(search, max_results=_MAX_FOUND):
                     for alias, version in model.aliases.items():
                         found[model.name, alias] = AliasTarget(int(version), int(model.creation_timestamp))
         return found

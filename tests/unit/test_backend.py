@@ -1,5 +1,7 @@
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,10 +10,13 @@ import ray.exceptions
 
 import serve.backend
 from common.errors import ModelError, ServingError
-from serve.backend import STANDBY, ServeBackend, endpoints_in
+from serve import shared_specs
+from serve.backend import STANDBY, ServeBackend, all_endpoints, endpoints_in
 from serve.batching import ServedVersion
 from serve.endpoints import Deployment
+from serve.pool import POOL, PoolSpec
 from tests.fake_backend import SPEC
+from tests.fake_store import FakeStore
 from tests.tiny_model import build_engine
 
 SERVED = ServedVersion(3, "/models/3/onnx")
@@ -46,6 +51,11 @@ class FakeHandle:
         self.calls: list[tuple[Any, ...]] = []
         self.num_replicas = num_replicas
         self.classify = self
+        self.models: list[str] = []
+
+    def options(self, *, multiplexed_model_id: str) -> "FakeHandle":
+        self.models.append(multiplexed_model_id)
+        return self
 
     def remote(self, *arguments: Any) -> FakeResponse:
         self.calls.append(arguments)
@@ -195,3 +205,93 @@ def test_the_replicas_tell_how_awake_an_endpoint_is(
     num_running, num_starting, state = expected
     assert found == {"news": Deployment(SPEC, num_running, num_starting)}
     assert found["news"].state == state
+
+
+SHARED = replace(SPEC, pool="shared")
+
+
+def deployment(user_config: dict[str, Any], *states: str) -> dict[str, Any]:
+    replicas = [{"state": state} for state in states]
+    found = {"deployment_config": {"user_config": user_config}, "replicas": replicas, "target_num_replicas": 0}
+    return {"status": "RUNNING", "deployments": {"Model": found}}
+
+
+def test_an_endpoint_on_the_pool_has_its_replicas_and_batches_cut_for_them() -> None:
+    pool = PoolSpec(max_replicas=5)
+    details = {
+        "applications": {
+            "own": deployment(SPEC.as_user_config()),
+            "changing": deployment(SPEC.as_user_config()),
+            POOL: deployment(pool.as_user_config(), "RUNNING", "STARTING"),
+        }
+    }
+
+    found = all_endpoints(details, {"news": SHARED, "changing": SHARED})
+
+    on_pool = Deployment(replace(SHARED, max_replicas=5, target_ongoing_requests=2.0), 1, 1)
+    assert found == {"own": Deployment(SPEC, 0, 0), "changing": on_pool, "news": on_pool}
+
+
+def test_a_shared_endpoints_batches_go_to_the_pool_with_their_model_and_follow_it_elsewhere(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handles = {name: FakeHandle(*[[name]] * 9) for name in ("news", POOL, STANDBY)}
+    details: dict[str, Any] = {"applications": {POOL: deployment(PoolSpec().as_user_config(), "RUNNING")}}
+
+    async def told() -> dict[str, Any]:
+        return details
+
+    monkeypatch.setattr(shared_specs, "internal_kv", FakeStore())
+    monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+    backend._controller = SimpleNamespace(get_serve_instance_details=SimpleNamespace(remote=told))
+
+    async def scenario() -> None:
+        shared_specs.put("news", SHARED)
+        assert (await backend.deployments())["news"].state == "awake"
+        assert await backend.classify("news", SERVED, ["a"]) == [POOL]
+        assert handles[POOL].models == ["/models/3/onnx@3"]
+        shared_specs.remove("news")
+        details["applications"]["news"] = deployment(SPEC.as_user_config())
+        assert (await backend.deployments())["news"].spec == SPEC
+        assert await backend.classify("news", SERVED, ["a"]) == ["news"]
+
+    asyncio.run(scenario())
+
+
+def test_an_endpoint_that_leaves_the_pool_while_the_gateway_looks_is_there_all_the_same(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FakeStore()
+    monkeypatch.setattr(shared_specs, "internal_kv", store)
+    shared_specs.put("news", SHARED)
+    details: dict[str, Any] = {"applications": {"news": deployment(SPEC.as_user_config())}}
+
+    async def leave_then_tell() -> dict[str, Any]:
+        shared_specs.remove("news")
+        return details
+
+    backend._controller = SimpleNamespace(get_serve_instance_details=SimpleNamespace(remote=leave_then_tell))
+    assert "news" in asyncio.run(backend.deployments())
+
+
+def test_the_standby_answers_for_a_shared_endpoint_until_the_pool_has_its_model(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PreparingPool(Preparing):
+        def options(self, *, multiplexed_model_id: str) -> "PreparingPool":
+            return self
+
+    async def scenario() -> None:
+        handles: dict[str, Any] = {POOL: PreparingPool(), STANDBY: FakeHandle(*[["standby"]] * 9)}
+        monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+        backend._shared = frozenset({"news", "mail"})
+        assert await backend.classify("news", SERVED, ["a"]) == ["standby"]
+        await asyncio.sleep(0)
+        handles[POOL].num_replicas = 1
+        assert await backend.classify("news", SERVED, ["a"]) == ["standby"]  # that has no model yet
+        assert await backend.classify("mail", SERVED, ["a"]) == ["own"]  # loads it there as well as anywhere
+        handles[POOL].is_awake.set()
+        await backend._waking[POOL, "news"]
+        assert await backend.classify("news", SERVED, ["a"]) == ["own"]
+
+    asyncio.run(scenario())

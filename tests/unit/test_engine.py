@@ -8,7 +8,7 @@ import pytest
 
 from common.classifier import Classifier
 from common.errors import ModelError
-from serve.engine import NUM_KEPT, Model, fetch
+from serve.engine import NUM_KEPT, Model, PooledModel, fetch
 from serve.engines import Engines
 from tests.tiny_model import build_engine
 
@@ -48,6 +48,21 @@ def test_answers_are_in_the_order_of_the_texts(engine_folder: Path) -> None:
     answers = asyncio.run(Model().classify(str(engine_folder), 1, texts))
 
     assert [answer["label"] for answer in answers] == ["bad", "good", "bad", "good"]
+
+
+def test_a_replica_of_the_pool_holds_as_many_models_as_fit(tmp_path: Path) -> None:
+    folders = [build_engine(tmp_path / str(number), swapped=number == 1) for number in range(3)]
+    num_bytes = sum(file.stat().st_size for file in folders[0].iterdir())
+
+    async def loads(room_for: int) -> float:
+        model = PooledModel()
+        model.reconfigure({"memory_gb": (room_for + 0.5) * num_bytes / 1e9})
+        for folder in folders * 2:
+            (answer,) = await model.classify(str(folder), 1, ["good"])
+            assert answer["label"] == ("bad" if folder == folders[1] else "good")
+        return len(model._engines._engines)
+
+    assert [asyncio.run(loads(room_for)) for room_for in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_callers_that_come_together_share_one_load(engine_folder: Path) -> None:
