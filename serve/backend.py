@@ -32,6 +32,9 @@ DEPLOYMENT = "Model"
 STANDBY = "_standby"
 """Name of the standby's Serve application; no recipe can have it."""
 
+NUM_KEPT_BY_STANDBY = 4
+"""Models that the standby holds, of endpoints that wake; each goes on elsewhere."""
+
 NUM_ATTEMPTS = 3
 """A batch is sent again when its replica dies under it: classifying twice changes nothing."""
 
@@ -145,6 +148,9 @@ class ServeBackend:
             return own
         if not _num_replicas(self._handle(STANDBY)):
             return own
+        num_waking = sum(application == POOL for application, _ in self._waking)
+        if own == POOL and not is_waking and num_waking >= NUM_KEPT_BY_STANDBY:
+            return POOL  # its one wake serves them all; the standby would drop models that are still asked for
         if not is_waking:
             # In a context of its own: Serve cancels the calls that were made in the context of a cancelled request.
             task = asyncio.create_task(self._wake(own, name, served), context=contextvars.Context())

@@ -23,9 +23,6 @@ from serve.turns import Turns
 NUM_KEPT = 2
 """Versions held in memory: the present one and the one before it, which a rollback or a late batch asks for."""
 
-NUM_KEPT_BY_STANDBY = 4
-"""Models of endpoints that wake; each goes on in a replica of its own."""
-
 _IMPORTED_AT = time.time()
 
 

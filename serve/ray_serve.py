@@ -17,9 +17,9 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from common.errors import ClusterError
-from serve.backend import DEPLOYMENT
+from serve.backend import DEPLOYMENT, NUM_KEPT_BY_STANDBY
 from serve.endpoints import GATEWAY, EndpointSpec
-from serve.engine import NUM_KEPT_BY_STANDBY, Model, PooledModel
+from serve.engine import Model, PooledModel
 from serve.gateway_replica import GatewayReplica
 from serve.gateway_server import Listener
 from serve.pool import TARGET_ONGOING_BATCHES, PoolSpec

@@ -11,7 +11,7 @@ import ray.exceptions
 import serve.backend
 from common.errors import ModelError, ServingError
 from serve import shared_specs
-from serve.backend import STANDBY, ServeBackend, all_endpoints, endpoints_in
+from serve.backend import NUM_KEPT_BY_STANDBY, STANDBY, ServeBackend, all_endpoints, endpoints_in
 from serve.batching import ServedVersion
 from serve.endpoints import Deployment
 from serve.pool import POOL, PoolSpec
@@ -274,13 +274,31 @@ def test_an_endpoint_that_leaves_the_pool_while_the_gateway_looks_is_there_all_t
     assert "news" in asyncio.run(backend.deployments())
 
 
+class PreparingPool(Preparing):
+    """A pool that wakes when it is told to."""
+
+    def options(self, *, multiplexed_model_id: str) -> "PreparingPool":
+        return self
+
+
+def test_more_shared_endpoints_than_the_standby_holds_wait_for_the_pool(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(number) for number in range(NUM_KEPT_BY_STANDBY + 2)]
+
+    async def scenario() -> None:
+        handles: dict[str, Any] = {POOL: PreparingPool(), STANDBY: FakeHandle(*[["standby"]] * 9)}
+        monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+        backend._shared = frozenset(names)
+        answers = [await backend.classify(name, SERVED, ["a"]) for name in (*names, names[0])]
+        assert answers == [["standby"]] * NUM_KEPT_BY_STANDBY + [["own"]] * 2 + [["standby"]]
+
+    asyncio.run(scenario())
+
+
 def test_the_standby_answers_for_a_shared_endpoint_until_the_pool_has_its_model(
     backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class PreparingPool(Preparing):
-        def options(self, *, multiplexed_model_id: str) -> "PreparingPool":
-            return self
-
     async def scenario() -> None:
         handles: dict[str, Any] = {POOL: PreparingPool(), STANDBY: FakeHandle(*[["standby"]] * 9)}
         monkeypatch.setattr(backend, "_handle", handles.__getitem__)
