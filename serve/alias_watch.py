@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class _Known:
     served: ServedVersion
     target: "AliasTarget | None"
-    """What the alias pointed to when this was looked up; None until the registry has been asked about all."""
+    """What the alias pointed to just before this was looked up; None until the registry has been asked about all."""
 
 
 Targets = dict[tuple[str, str], "AliasTarget"]
@@ -51,8 +51,7 @@ class AliasWatch:
             self._known[key] = _Known(known.served, target)
             return known.served
         served = await asyncio.get_running_loop().run_in_executor(self._threads, self._look_up, spec)
-        # The alias may have moved since the question about all: then it is looked up again after the next one.
-        self._known[key] = _Known(served, target if target and target.version == served.version else None)
+        self._known[key] = _Known(served, target)
         return served
 
     def _look_up(self, spec: EndpointSpec) -> ServedVersion:

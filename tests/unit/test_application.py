@@ -32,6 +32,7 @@ class FakeServe:
         self.version = 3
         self.problem: str | None = None
         self.answered_by: list[dict[str, str]] = []
+        """Whose replicas the gateway sent each endpoint's batches to, at each look."""
 
     def start(self) -> None:
         self.started.append("serve")
@@ -62,6 +63,7 @@ class FakeServe:
     def delete(self, name: str) -> None:
         assert self.details is not None
         del self.details["applications"][name]
+        assert self.answered_by[-1].get(name) != "own", "the gateway still sends its batches there"
         self.started.append(f"deleted {name}")
 
 
@@ -193,6 +195,7 @@ def test_the_bounds_of_a_pool_can_be_changed(gateway: FakeServe) -> None:
 @pytest.mark.parametrize("pool", ["own", "shared"])
 def test_a_removed_endpoint_is_gone(pool: str, gateway: FakeServe) -> None:
     deploy(*(SHARED if pool == "shared" else ()))
+    gateway.answered_by.append({})  # it is removed however it is answered for
     application.remove_endpoint("quickstart")
     assert endpoints() == []
     assert shared_specs.shared_specs() == {}

@@ -8,6 +8,7 @@ import pytest
 
 from common.classifier import Classifier
 from serve.engines import MAX_LOADS, Engines
+from tests.fake_backend import settle
 
 SIZES = {"small": 1, "medium": 4, "large": 9}
 
@@ -90,7 +91,7 @@ def test_loads_leave_the_threads_of_the_forward_passes_alone() -> None:
     async def main() -> str:
         engines = Engines(load, None)
         loads = [asyncio.create_task(engines.get(str(number), 1)) for number in range(64)]
-        await asyncio.sleep(0)
+        await settle()
         try:
             async with asyncio.timeout(10):
                 return await asyncio.to_thread(lambda: "answered")
