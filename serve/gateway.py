@@ -19,6 +19,7 @@ from serve.docs_page import render
 from serve.endpoints import Backend, Endpoints
 from serve.exchange import Exchange
 from serve.health import EndpointHealth, GatewayHealth
+from serve.page import add_page_routes
 from serve.protocols import hugging_face, mlflow_scoring, native, open_inference, text_embeddings_inference
 from serve.routes import FAILED, Routes, json_response
 from serve.version import own_version
@@ -84,6 +85,7 @@ def _add_endpoint_routes(app: FastAPI, endpoints: Endpoints, deadline_s: float) 
     add_card_route(routes)
     for protocol in PROTOCOLS:
         protocol.add_routes(routes)
+    add_page_routes(app.router, endpoints)
 
 
 async def _endpoint_health(endpoints: Endpoints, exchange: Exchange) -> Response:
