@@ -48,15 +48,15 @@ _FILE_PATH = re.compile(rf"/(?:{_NAME}|{GATEWAY})/page/([a-z_]+\.[a-z]+)")
 
 
 def add_page_routes(router: APIRouter, endpoints: Endpoints) -> None:
-    """`GET /`, `GET /{name}` and their files. Below a name without an endpoint they come with the status 404."""
+    """`GET /`, `GET /{name}` and their files. A name without an endpoint gets its page too, with the status 404."""
 
     async def answer(request: Request) -> Response:
         response = page_answer(request.scope)
         if response is None:
             raise HTTPException(404)
-        name = request.path_params.get("name", GATEWAY)
-        if name != GATEWAY and name not in endpoints.names():
-            response.status_code = 404
+        names_endpoint = request.path_params.keys() == {"name"}
+        if names_endpoint and request.path_params["name"] not in endpoints.names():
+            response.status_code = 404  # of the page alone: a browser runs no script that comes with it
         return response
 
     for path in ("/", "/{name}", "/{name}/page/{file}"):

@@ -74,7 +74,7 @@ async function classifyAll(texts, results, signal) {
     } catch (problem) {
       if (problem.status !== 413 && problem.status !== 422) throw problem;
       if (batch.length > 1) waiting.unshift(...halves(batch)); // more than may wait at once, or one of them is too long
-      else results.push({ text: batch[0], problem: problem.message });
+      else results.push({ text: batch[0], problem: problem.message.replace(/^Text 0 /, "This text ") });
     }
     byId("progress").value = results.length;
     showStatus(`${results.length.toLocaleString("en")} of ${plural(texts.length, "text")} …`);
@@ -130,7 +130,8 @@ function shown(results) {
   showMore();
   const save = element("button", { type: "button", id: "save" }, "Download as CSV");
   save.addEventListener("click", () => download(results));
-  const head = ["#", "Text", "Label", "Score"].map((title) => element("th", { scope: "col" }, title));
+  const kinds = { "#": "number", Text: null, Label: null, Score: "number" };
+  const head = Object.entries(kinds).map(([title, kind]) => element("th", { scope: "col", class: kind }, title));
   const table = element("table", { class: "results" }, element("thead", {}, element("tr", {}, ...head)), body);
   const scroll = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Results" }, table);
   return [element("div", { class: "row spread" }, counts(results), save), scroll, more];

@@ -1,11 +1,13 @@
 // The page of an endpoint, put together.
 
 import { showCalls, makeCalls } from "./calls.js";
+import { showCandidate } from "./candidate.js";
 import { showCard } from "./card.js";
 import { apiKey, keepApiKey } from "./endpoint.js";
 import { byId, say } from "./elements.js";
 import { makeMany } from "./many.js";
 import { makeOne } from "./one.js";
+import { makeRequests } from "./requests.js";
 import { follow, look } from "./state.js";
 import { makeTabs } from "./tabs.js";
 
@@ -36,6 +38,7 @@ function heard(health, problem) {
   say(byId("problem"), health.problem && health.version === null ? `No version is known yet: ${health.problem}` : "");
   byId("model").textContent = health.version === null ? health.model : `${health.model}, version ${health.version}`;
   showCard(health.version);
+  showCandidate(health.canary);
 }
 
 byId("key-form").addEventListener("submit", (event) => {
@@ -48,6 +51,7 @@ for (const list of document.querySelectorAll("[role=tablist]")) makeTabs(list);
 byId("text").addEventListener("input", refreshCalls);
 makeOne(failed);
 makeMany(failed);
+makeRequests();
 makeCalls();
 refreshCalls();
 follow(heard);

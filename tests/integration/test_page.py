@@ -185,7 +185,7 @@ def test_a_sleeping_endpoint_is_woken_by_the_first_text_and_not_by_looking(
 
 def test_the_models_card_is_shown_and_nothing_in_it_becomes_markup(serve: Callable[..., Gateway], page: Page) -> None:
     page.open(f"{serve().url}/news")
-    page.tab_to("summary")
+    page.tab_to("#card-details summary")
     page.press("Enter")
     card = page.text("#card-text")
 
@@ -235,7 +235,7 @@ def test_a_text_that_is_refused_fails_alone(serve: Callable[..., Gateway], page:
     page.wait_for("document.querySelectorAll('.results tbody tr').length === 3")
 
     assert texts_of(page, ".results td.problem") == [
-        "Text 0 has 100001 characters and may have 100000; send its beginning."
+        "This text has 100001 characters and may have 100000; send its beginning."
     ]
     assert "bullish 1" in page.text(".counts")
     assert page.text(".results tbody tr:nth-child(2) td:nth-child(2)").endswith("… (100,001 characters)")
@@ -357,6 +357,104 @@ def test_an_error_is_told_in_the_endpoints_own_words(serve: Callable[..., Gatewa
     page.problems.clear()
 
 
+ROW = {
+    "time": "2026-11-27T05:30:00.123+00:00",
+    "text": "<b>bullish</b>",
+    "text_pair": None,
+    "label": "bullish",
+    "score": 0.8,
+    "status": 200,
+    "version": 3,
+    "latency_ms": 41.2,
+}
+LOGGED = {
+    "texts": "plain",
+    "dropped": 0,
+    "counts": {"label": {"bullish": 2}, "version": {"3": 3}, "status": {"200": 2, "504": 1}},
+    "requests": [ROW, {**ROW, "label": None, "score": None, "status": 504}],
+}
+SIDE = {"version": 3, "requests": 900, "error_rate": 0.0, "latency_p50_s": 0.012, "latency_p95_s": 0.03}
+CANARY = {
+    "mode": "canary",
+    "percent": 10,
+    "state": "running",
+    "reason": None,
+    "compared": 80,
+    "min_requests": 200,
+    "agreement": 0.975,
+    "min_agreement": 0.9,
+    "champion": SIDE,
+    "candidate": {**SIDE, "version": 4, "requests": 100, "error_rate": None},
+    "started_at": "2026-11-27T05:00:00+00:00",
+    "problem": None,
+}
+
+
+def answering(path: str, answer: Any) -> str:
+    """A script that has the page get `answer` for `path`, laid over what the endpoint itself answers there."""
+    return f"""(() => {{
+        const asked = window.fetch;
+        window.fetch = async (url, options) => {{
+            const response = await asked(url, options);
+            if (!url.endsWith({path!r})) return response;
+            const own = await response.json();
+            return new Response(JSON.stringify({{ ...own, ...{json.dumps(answer)} }}));
+        }};
+    }})()"""
+
+
+def test_recent_requests_are_shown_where_they_are_logged(serve: Callable[..., Gateway], page: Page) -> None:
+    page.open(f"{serve().url}/news")
+    page.wait_for("document.querySelector('#facts div') !== null")
+    page.run(answering("/requests", LOGGED))
+    page.tab_to("#recent summary")
+    page.press("Enter")
+    page.wait_for("document.querySelectorAll('#recent tbody tr').length === 2")
+
+    assert page.text("#recent-note") == "3 texts since the gateway started."
+    assert texts_of(page, "#recent .counts li") == ["bullish 2"]
+    shown, failed = (texts_of(page, f"#recent tbody tr:nth-child({number}) td")[1:] for number in (1, 2))
+    assert shown == ["<b>bullish</b>", "bullish", "80.0 %", "3", "41 ms"]
+    assert failed[1:3] == ["status 504", ""]
+    page.problems.clear()  # what the endpoint itself answered
+
+
+def test_an_endpoint_without_a_log_says_so(serve: Callable[..., Gateway], page: Page) -> None:
+    page.open(f"{serve().url}/news")
+    page.run("document.querySelector('#recent').open = true")
+    page.wait_for("!document.querySelector('#recent-note').innerText.startsWith('Asking')")
+
+    assert page.text("#recent-result") == ""
+    assert all("404" in problem for problem in page.problems)
+    page.problems.clear()
+
+
+def test_a_candidate_is_shown_beside_the_champion(serve: Callable[..., Gateway], page: Page) -> None:
+    page.open(f"{serve().url}/news")
+    assert page.run("document.querySelector('#candidate').hidden")
+    page.run(answering("/healthz", {"canary": CANARY}))
+    page.run("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for("!document.querySelector('#candidate').hidden")
+
+    assert page.text("#candidate-what") == "Version 4 answers 10 % of the requests."
+    assert page.text("#candidate-state") == "Running"
+    assert texts_of(page, "#candidate dd") == ["80 of at least 200 requests", "97.5 %, at least 90.0 %"]
+    assert texts_of(page, "#candidate-figures tr:nth-child(3) td") == ["900", "100"]
+    assert texts_of(page, "#candidate-figures tr:nth-child(4) td") == ["0.0 %", "–"]
+
+
+def test_an_endpoint_that_is_not_there_is_told_with_those_that_are(serve: Callable[..., Gateway], page: Page) -> None:
+    page.open(f"{serve().url}/olds")
+    page.wait_for("!document.querySelector('#problem').hidden")
+
+    assert page.text("#problem") == "There is no endpoint 'olds'; there are: news."
+    assert page.run("document.querySelector('#columns').hidden")
+    assert all("404" in problem for problem in page.problems)
+    page.problems.clear()
+    page.run("document.querySelector('.brand a').click()")
+    page.wait_for("document.querySelector('.endpoints').innerText.includes('headlines, version 1')")
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_fits_a_phone_and_is_readable_in_light_and_dark(
     serve: Callable[..., Gateway], chromium: Browser, dark: bool
@@ -367,7 +465,11 @@ def test_it_fits_a_phone_and_is_readable_in_light_and_dark(
         page.wait_for("document.querySelectorAll('.endpoints li').length === 2")
         page.open(f"{gateway.url}/news")
         page.wait_for("document.querySelector('#facts').innerText.includes('org/encoder')")
-        page.run("document.querySelector('#text').focus(), document.querySelector('details').open = true")
+        page.run(answering("/requests", LOGGED))
+        page.run(answering("/healthz", {"canary": CANARY}))
+        page.run("for (const each of document.querySelectorAll('details')) each.open = true")
+        page.wait_for("document.querySelectorAll('#recent tbody tr').length === 2")
+        page.run("document.querySelector('#text').focus()")
         page.paste("bullish " * 100 + "x" * 300)
         page.press("Enter", "Control")
         page.wait_for("document.querySelector('.bars') !== null")
@@ -378,9 +480,8 @@ def test_it_fits_a_phone_and_is_readable_in_light_and_dark(
         page.run("document.querySelector('#many-form').requestSubmit()")
         page.wait_for("document.querySelector('.results') !== null")
         assert page.run("document.documentElement.scrollWidth") == 360
+        assert page.run("!document.querySelector('#candidate').hidden")
         unreadable = page.run(CONTRAST)
-        problems = page.problems
-    assert problems == []
     assert unreadable == []
 
 
