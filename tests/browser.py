@@ -189,6 +189,11 @@ class Page:
         self.wait_for(f"{found} !== null")
         return str(self.run(f"{found}.innerText")).strip()
 
+    def texts(self, selector: str) -> list[str]:
+        """The same of each element that is there now."""
+        found = f"document.querySelectorAll({json.dumps(selector)})"
+        return list(self.run(f"[...{found}].map((element) => element.innerText.trim())"))
+
     def type(self, text: str) -> None:
         """Types into what has the focus, a key for each character."""
         for character in text:
