@@ -287,3 +287,24 @@ def test_the_exported_candidate_is_as_good_as_the_trained_one(
 
     assert report.fp32_accuracy == pytest.approx(history_of(world.checkpoints["strong"])[-1]["accuracy"])
     assert report.max_logit_difference < 1e-4
+
+
+@pytest.mark.usefixtures("exports_at_once")
+def test_a_model_can_be_promoted_as_candidate_and_as_champion_afterwards(world: World) -> None:
+    registry = world.recipe.registry.model_validate({"gate": {"min_improvement": -0.5}})
+    run_id = world.train()
+
+    def promote(run_id: str, alias: str) -> Promotion:
+        return world.promote("strong", run_id, name="tried", registry=registry, alias=alias)
+
+    def aliases() -> list[int]:
+        return [world.registry.by_alias("tried", alias).version for alias in ("champion", "candidate")]
+
+    promote(world.train(), "champion")
+    tried = promote(run_id, "candidate")
+    assert (tried.version, tried.promoted, aliases()) == (2, True, [1, 2])
+    assert promote(run_id, "champion") == tried
+    assert aliases() == [2, 2]
+    world.registry.rollback("tried", "champion")
+    assert promote(run_id, "champion") == tried  # which is settled, and undoes no rollback
+    assert aliases() == [1, 2]
