@@ -9,42 +9,35 @@ import contextvars
 import hashlib
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from serve.batching import MAX_BATCH_SIZE, Answer, Batcher, QueueFullError, Send, ServedVersion, Text
+from serve.batching import MAX_BATCH_SIZE, Answer, Batcher, QueueFullError, ServedVersion, Text
 from serve.canary_settings import CanarySettings
 from serve.comparison import Comparison, Side, Verdict
 from serve.health import CanaryHealth, CanaryState, VersionHealth
+
+if TYPE_CHECKING:
+    from serve.endpoints import Backend, EndpointSpec
 
 CANDIDATE_LIMIT_S = 10.0
 """A candidate that has not answered by then has failed; the champion then answers within the request's own deadline."""
 
 
-class CanaryRegistry(Protocol):
-    """What a canary needs of the registry and the replicas; every method may raise, and is then tried again."""
-
-    async def candidate(self) -> tuple[ServedVersion, CanaryHealth | None]:
-        """The candidate, and how this canary ended if it has."""
-
-    async def conclude(self, outcome: CanaryHealth) -> None:
-        """Puts the end on record: aliases are moved first, so that what is cut off is done again."""
-
-    async def release(self, served: ServedVersion) -> None:
-        """Has every replica give a version's memory back."""
-
-
 class Canary:
     """One canary or shadow, in the gateway."""
 
-    def __init__(self, settings: CanarySettings, batcher: Batcher, send: Send, registry: CanaryRegistry) -> None:
+    def __init__(
+        self, name: str, spec: "EndpointSpec", settings: CanarySettings, batcher: Batcher, backend: "Backend"
+    ) -> None:
         self.settings = settings
         self.outcome: CanaryHealth | None = None
         """How it ended; set before that is on record."""
         self.problem: str | None = None
         self.comparison = self._new_comparison()
         self._batcher = batcher
-        self._send = send
-        self._registry = registry
+        self._name = name
+        self._spec = spec
+        self._backend = backend
         self._champion: ServedVersion | None = None
         self._candidate: ServedVersion | None = None
         self._is_on_record = False
@@ -106,7 +99,7 @@ class Canary:
         if self._is_on_record:
             return
         if self._candidate is None:
-            self._candidate, self.outcome = await self._registry.candidate()
+            self._candidate, self.outcome = await self._backend.candidate(self._name, self._spec)
             self._is_on_record = self.outcome is not None
         if champion != self._champion:
             self._champion = champion
@@ -114,7 +107,7 @@ class Canary:
         if self.outcome is None and (verdict := self._verdict(champion)) is not None:
             self.outcome = self._health("finished" if verdict.passed else "rolled back", verdict.reason)
         if self.outcome is not None and not self._is_on_record:
-            await self._registry.conclude(self.outcome)
+            await self._backend.conclude(self._name, self._spec, self.outcome)
             self._is_on_record = True
             moves = self.outcome.state == "finished" and self.settings.mode == "canary"
             self._stale = champion if moves else self._candidate
@@ -124,7 +117,7 @@ class Canary:
         if self._stale is None or champion.version == self._stale.version:
             return
         if self._is_unused:
-            await self._registry.release(self._stale)
+            await self._backend.release(self._name, self._stale)
             self._stale = None
         self._is_unused = True
 
@@ -171,7 +164,7 @@ class Canary:
         began_at = time.perf_counter()
         try:
             async with asyncio.timeout(CANDIDATE_LIMIT_S):
-                others = await self._send(other, texts)
+                others = await self._backend.classify(self._name, other, texts)
             _check(others)
         except Exception:  # as above; the champion's own failures are counted where clients meet them
             if is_candidate:

@@ -113,24 +113,6 @@ class Backend(Protocol):
         """Has the endpoint's replicas give the version's memory back; wakes none."""
 
 
-@dataclass
-class _CanaryRegistry:
-    """The backend as one endpoint's canary needs it."""
-
-    backend: Backend
-    name: str
-    spec: EndpointSpec
-
-    async def candidate(self) -> tuple[ServedVersion, CanaryHealth | None]:
-        return await self.backend.candidate(self.name, self.spec)
-
-    async def conclude(self, outcome: CanaryHealth) -> None:
-        await self.backend.conclude(self.name, self.spec, outcome)
-
-    async def release(self, served: ServedVersion) -> None:
-        await self.backend.release(self.name, served)
-
-
 class Endpoint:
     """One endpoint in the gateway."""
 
@@ -213,10 +195,7 @@ class Endpoint:
         return (settings, await self._backend.card(self.spec, served)), served.version
 
     def _canary(self, spec: EndpointSpec) -> Canary | None:
-        if spec.canary is None:
-            return None
-        registry = _CanaryRegistry(self._backend, self.name, spec)
-        return Canary(spec.canary, self.batcher, partial(self._backend.classify, self.name), registry)
+        return Canary(self.name, spec, spec.canary, self.batcher, self._backend) if spec.canary else None
 
     async def _known_version(self) -> ServedVersion:
         await self._asked.wait()
