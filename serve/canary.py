@@ -7,8 +7,8 @@ nobody waits for it. Either way no request fails because of a candidate, and no 
 import asyncio
 import contextvars
 import hashlib
-import time
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from serve.batching import MAX_BATCH_SIZE, Answer, Batcher, QueueFullError, ServedVersion, Text
@@ -63,7 +63,7 @@ class Canary:
             if is_drawn:
                 self._compare_later(candidate, texts, answers, seen)
             return answers, champion.version
-        began_at = time.perf_counter()
+        began_at = perf_counter()
         try:
             answers = await self._by_candidate(candidate, texts)
         except QueueFullError:
@@ -73,7 +73,7 @@ class Canary:
             if is_awake or not isinstance(error, TimeoutError):  # or the wake was slow, and not the candidate
                 seen.candidate.failed()
             return answers, champion.version
-        seen.candidate.answered(time.perf_counter() - began_at if is_awake else None)
+        seen.candidate.answered(perf_counter() - began_at if is_awake else None)
         self._compare_later(champion, texts, answers, seen)
         return answers, candidate.version
 
@@ -129,7 +129,7 @@ class Canary:
     async def _by_champion(
         self, champion: ServedVersion, texts: list[Text], seen: Comparison, *, is_awake: bool
     ) -> list[Answer]:
-        began_at = time.perf_counter()
+        began_at = perf_counter()
         try:
             answers = await self._batcher.classify(champion, texts)
         except QueueFullError:
@@ -137,7 +137,7 @@ class Canary:
         except Exception:
             seen.champion.failed()
             raise
-        seen.champion.answered(time.perf_counter() - began_at if is_awake else None)
+        seen.champion.answered(perf_counter() - began_at if is_awake else None)
         return answers
 
     async def _by_candidate(self, candidate: ServedVersion, texts: list[Text]) -> list[Answer]:
@@ -161,7 +161,7 @@ class Canary:
         self, other: ServedVersion, texts: list[Text], answers: Sequence[Answer], seen: Comparison
     ) -> None:
         is_candidate = other == self._candidate
-        began_at = time.perf_counter()
+        began_at = perf_counter()
         try:
             async with asyncio.timeout(CANDIDATE_LIMIT_S):
                 others = await self._backend.classify(self._name, other, texts)
@@ -171,7 +171,7 @@ class Canary:
                 seen.candidate.failed()
             return
         if is_candidate:
-            seen.candidate.answered(time.perf_counter() - began_at)
+            seen.candidate.answered(perf_counter() - began_at)
         # Of a long request only the first batch was asked again.
         same = [ours["label"] == theirs["label"] for ours, theirs in zip(answers, others, strict=False)]
         seen.compared(sum(same) / len(same))
