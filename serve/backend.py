@@ -18,7 +18,9 @@ from ray.serve.handle import DeploymentHandle
 from common.errors import InputError, RegistryError, ServingError, TrackingError
 from common.model_settings import ModelSettings
 from serve.batching import Answer, ServedVersion, Text
+from serve.canary_record import conclude, outcome_of
 from serve.endpoints import Deployment, EndpointSpec
+from serve.health import CanaryHealth
 
 if TYPE_CHECKING:
     from common.registry import ModelRegistry
@@ -84,6 +86,32 @@ class ServeBackend:
         registry = self._registry(spec.tracking_uri)
         version = registry.by_alias(spec.model, spec.alias)
         return ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
+
+    async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        """The candidate of `spec.canary`, and how that ended if it has. Raises what `common.registry` raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._candidate, name, spec)
+
+    def _candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        assert spec.canary is not None
+        registry = self._registry(spec.tracking_uri)
+        version = registry.by_version(spec.model, spec.canary.version)
+        served = ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
+        return served, outcome_of(version, name, spec.canary)
+
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+        """Moves the aliases as `outcome` says and puts it on record. Raises what `common.registry` raises."""
+        registry = self._registry(spec.tracking_uri)
+        await asyncio.get_running_loop().run_in_executor(
+            self._registry_threads, conclude, registry, name, spec, outcome
+        )
+
+    async def release(self, name: str, served: ServedVersion) -> None:
+        """Has the endpoint's replicas, and the standby, give the version's memory back; wakes none."""
+        for application in (name, STANDBY):
+            handle = self._handle(application)
+            if _num_replicas(handle):
+                response = handle.broadcast("release", served.uri, served.version)
+                await response.results_async(return_exceptions=True)  # a replica that just left has given all back
 
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself; wakes nothing. Raises `ServingError`."""
