@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
 from serve.batching import Answer, QueueFullError, Text
+from serve.bodies import MAX_MARKS, has_too_many_values, off_loop
 from serve.endpoints import Endpoint
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -87,7 +88,7 @@ class Exchange:
     async def json(self) -> dict[str, Any]:
         """The JSON object in the body."""
         self.require_content_type(JSON_TYPES)
-        return json_object(await self.body())
+        return await off_loop(json_object, await self.body())
 
     async def classify(self, texts: Sequence[Text]) -> list[Answer]:
         """An answer for each text, in their order, all by one version."""
@@ -166,6 +167,10 @@ class Exchange:
 
 def json_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises `RefusedError`; so does a lone surrogate, which no tokenizer takes."""
+    if has_too_many_values(body):
+        raise RefusedError(
+            413, f"the body holds more than {MAX_MARKS} values and separators; send the texts in several requests"
+        )
     try:
         found = pydantic_core.from_json(body)
     except ValueError as error:

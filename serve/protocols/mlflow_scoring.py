@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Response
 
+from serve.bodies import off_loop
 from serve.exchange import JSON_TYPES, Exchange, RefusedError, json_object, kind, only, settings
 from serve.routes import Protocol, Routes, json_response
 from serve.version import mlflow_version
@@ -108,8 +109,8 @@ def add_routes(routes: Routes) -> None:
 
 async def _invocations(exchange: Exchange) -> Response:
     exchange.require_content_type(JSON_TYPES | {_CSV})
-    body = await exchange.body()
-    texts = _csv_texts(body) if exchange.content_type() == _CSV else _json_texts(json_object(body))
+    parse = _csv_texts if exchange.content_type() == _CSV else _json_texts
+    texts = await off_loop(parse, await exchange.body())
     answers = await exchange.classify(texts)
     return json_response({"predictions": [{"label": answer["label"], "score": answer["score"]} for answer in answers]})
 
@@ -123,7 +124,8 @@ async def _version(_exchange: Exchange) -> Response:
     return Response(mlflow_version(), media_type="text/plain")
 
 
-def _json_texts(wanted: dict[str, Any]) -> list[str]:
+def _json_texts(body: bytes) -> list[str]:
+    wanted = json_object(body)
     only(wanted, (*_FORMATS, "params"))
     settings(wanted.get("params"), "params", ())
     given = [name for name in _FORMATS if name in wanted]
