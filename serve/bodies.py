@@ -28,8 +28,8 @@ async def off_loop(parse: Callable[[bytes], Parsed], body: bytes) -> Parsed:
 
 def has_too_many_values(body: bytes) -> bool:
     """Whether a large body holds more than `MAX_MARKS`, if it is JSON; small ones need no counting."""
-    if len(body) <= LARGE_BYTES or _num_separators(body, 0, len(body)) <= MAX_MARKS // 2:
-        return False  # each string but the last has one behind it, or is in the way of the parser
+    if len(body) <= LARGE_BYTES or _num_separators(body, 0, len(body)) <= MAX_MARKS // 3 - 1:
+        return False  # at most two strings, a name and its value, follow each
     num_marks, place = 0, 0
     while num_marks <= MAX_MARKS:
         begins = body.find(b'"', place)

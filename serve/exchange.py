@@ -20,6 +20,9 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_TEXT_CHARS = 100_000
 """A longer text is refused: its tokens would hold up the texts beside it, and models read a few hundred of them."""
 
+MAX_MESSAGE_CHARS = 1000
+"""A longer refusal is cut off."""
+
 RETRY_AFTER_S = 1
 """What a client that is turned away for now is asked to wait."""
 
@@ -38,7 +41,8 @@ class RefusedError(Exception):
     """
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        # What is quoted is the client's: a name of four million characters is not sent back.
+        super().__init__(message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]} ...")
         self.status = status
 
     @property
