@@ -9,7 +9,7 @@ from itertools import accumulate
 import aiohttp
 import numpy as np
 
-from scripts.load import TIMEOUT_S
+from scripts.load import NO_ANSWER, PAUSE_AFTER_LOSS_S, TIMEOUT_S
 
 LOOK_INTERVAL_S = 0.5
 
@@ -123,9 +123,14 @@ class _Run:
         body = self._bodies[self._turn % len(self._bodies)]
         self._turn += 1
         asked_s = self._now_s()
-        async with session.post(f"{self._url}/classify", data=body) as response:
-            await response.read()
-        self._requests.append(Request(self._now_s(), self._now_s() - asked_s, response.status))
+        try:
+            async with session.post(f"{self._url}/classify", data=body) as response:
+                await response.read()
+            status = response.status
+        except (aiohttp.ClientError, TimeoutError):
+            status = NO_ANSWER
+            await asyncio.sleep(PAUSE_AFTER_LOSS_S)
+        self._requests.append(Request(self._now_s(), self._now_s() - asked_s, status))
 
     async def _watch(self, session: aiohttp.ClientSession) -> None:
         ends_s = self._ends_s[-1]
