@@ -31,8 +31,11 @@ DEPLOYMENT = "Model"
 STANDBY = "_standby"
 """Name of the standby's Serve application; no recipe can have it."""
 
-NUM_ATTEMPTS = 3
-"""A batch is sent again when its replica dies under it: classifying twice changes nothing."""
+PAUSES_S = (0.0, 0.2, 1.0)
+"""A batch is sent again when its replica dies under it, since classifying twice changes nothing: at once, and then
+later, because what Ray knows of a process may lag behind its end. A batch that costs so many replicas is given up."""
+
+NUM_ATTEMPTS = 1 + len(PAUSES_S)
 
 _LOST_REPLICA = (ray.exceptions.RayActorError, ray.serve.exceptions.ReplicaUnavailableError)
 logger = logging.getLogger(__name__)
@@ -132,20 +135,19 @@ class ServeBackend:
 
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
-        for attempt in range(1, NUM_ATTEMPTS + 1):
+        for pause_s in (*PAUSES_S, None):
             response = self._handle(self._application(name, served)).classify.remote(served.uri, served.version, texts)
             try:
                 return cast(list[Answer], await response)
             except asyncio.CancelledError:
                 response.cancel()  # type: ignore[no-untyped-call]
                 raise
-            except _LOST_REPLICA as error:
-                if attempt == NUM_ATTEMPTS:
+            except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+                if not _is_loss(error):
+                    raise _failure(name, error) from error
+                if pause_s is None:
                     raise ServingError(f"{NUM_ATTEMPTS} replicas of {name!r} were lost one after another") from error
-            except ray.exceptions.RayTaskError as error:
-                raise ServingError(f"{name!r} does not answer: {error.cause}") from error
-            except ray.serve.exceptions.RayServeException as error:
-                raise ServingError(f"{name!r} cannot be reached: {error}; see `tuneserve status`") from error
+                await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
     def _application(self, name: str, served: ServedVersion) -> str:
@@ -167,6 +169,17 @@ class ServeBackend:
             await self._handle(STANDBY).release.remote(served.uri, served.version)
         except Exception as error:  # whoever asks next tries again
             logger.warning("%s does not wake: %s", name, error)
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether the replica went away, rather than failed. Ray wraps that when it meets it inside of another call."""
+    return isinstance(error, _LOST_REPLICA) or isinstance(getattr(error, "cause", None), _LOST_REPLICA)
+
+
+def _failure(name: str, error: Exception) -> ServingError:
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return ServingError(f"{name!r} does not answer: {error.cause}")
+    return ServingError(f"{name!r} cannot be reached: {error}; see `tuneserve status`")
 
 
 def _handle(application: str) -> DeploymentHandle[Any]:

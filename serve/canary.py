@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from common.errors import ServingError
 from serve.batching import MAX_BATCH_SIZE, Answer, Batcher, QueueFullError, ServedVersion, Text
 from serve.canary_settings import CanarySettings
 from serve.comparison import Comparison, Side, Verdict
@@ -60,7 +61,7 @@ class Canary:
         is_drawn = draws(request_id, self.settings)
         if not is_drawn or self.settings.mode == "shadow":
             answers = await self._by_champion(champion, texts, seen, is_awake=is_awake)
-            if is_drawn:
+            if is_drawn and _is_whole(answers):
                 self._compare_later(candidate, texts, answers, seen)
             return answers, champion.version
         began_at = perf_counter()
@@ -70,7 +71,8 @@ class Canary:
             raise
         except Exception as error:  # whatever a model, its files or a replica can raise
             answers = await self._by_champion(champion, texts, seen, is_awake=is_awake)
-            if is_awake or not isinstance(error, TimeoutError):  # or the wake was slow, and not the candidate
+            # Not for a text that neither can take, nor for a wake that was slow.
+            if _is_whole(answers) and (is_awake or not isinstance(error, TimeoutError)):
                 seen.candidate.failed()
             return answers, champion.version
         seen.candidate.answered(perf_counter() - began_at if is_awake else None)
@@ -137,13 +139,17 @@ class Canary:
         except Exception:
             seen.champion.failed()
             raise
-        seen.champion.answered(perf_counter() - began_at if is_awake else None)
+        if _is_whole(answers):
+            seen.champion.answered(perf_counter() - began_at if is_awake else None)
+        else:
+            seen.champion.failed()
         return answers
 
     async def _by_candidate(self, candidate: ServedVersion, texts: list[Text]) -> list[Answer]:
         async with asyncio.timeout(CANDIDATE_LIMIT_S):
             answers = await self._batcher.classify(candidate, texts)
-        _check(answers)
+        if not _is_whole(answers):
+            raise ServingError("a score is not a number")
         return answers
 
     def _compare_later(
@@ -165,9 +171,10 @@ class Canary:
         try:
             async with asyncio.timeout(CANDIDATE_LIMIT_S):
                 others = await self._backend.classify(self._name, other, texts)
-            _check(others)
-        except Exception:  # as above; the champion's own failures are counted where clients meet them
-            if is_candidate:
+        except Exception:  # as above
+            others = []
+        if not others or not _is_whole(others):
+            if is_candidate:  # the champion's failures are counted where clients meet them
                 seen.candidate.failed()
             return
         if is_candidate:
@@ -203,10 +210,9 @@ def draws(request_id: str, settings: CanarySettings) -> bool:
     return int.from_bytes(digest[:8]) < settings.percent / 100 * 2**64
 
 
-def _check(answers: Sequence[Answer]) -> None:
-    """Raises `ValueError` for a score that is not a number: the champion may have one for that text."""
-    if any(answer["score"] != answer["score"] for answer in answers):
-        raise ValueError("a score is not a number")
+def _is_whole(answers: Sequence[Answer]) -> bool:
+    """Whether every text has a score that is a number; replicas say NaN for one that the model fails on."""
+    return all(answer["score"] == answer["score"] for answer in answers)
 
 
 def _version_health(version: int | None, side: Side) -> VersionHealth:

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
 from serve.batching import Answer, QueueFullError, Text
+from serve.bodies import MAX_MARKS, has_too_many_values, off_loop
 from serve.endpoints import Endpoint
 from serve.request_id import REQUEST_ID
 
@@ -20,6 +21,9 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 
 MAX_TEXT_CHARS = 100_000
 """A longer text is refused: its tokens would hold up the texts beside it, and models read a few hundred of them."""
+
+MAX_MESSAGE_CHARS = 1000
+"""A longer refusal is cut off."""
 
 RETRY_AFTER_S = 1
 """What a client that is turned away for now is asked to wait."""
@@ -41,7 +45,8 @@ class RefusedError(Exception):
     """
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        # What is quoted is the client's: a name of four million characters is not sent back.
+        super().__init__(message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]} ...")
         self.status = status
 
     @property
@@ -91,7 +96,7 @@ class Exchange:
     async def json(self) -> dict[str, Any]:
         """The JSON object in the body."""
         self.require_content_type(JSON_TYPES)
-        return json_object(await self.body())
+        return await off_loop(json_object, await self.body())
 
     async def classify(self, texts: Sequence[Text]) -> list[Answer]:
         """An answer for each text, in their order, all by one version."""
@@ -183,6 +188,10 @@ class Exchange:
 
 def json_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises `RefusedError`; so does a lone surrogate, which no tokenizer takes."""
+    if has_too_many_values(body):
+        raise RefusedError(
+            413, f"the body holds more than {MAX_MARKS} values and separators; send the texts in several requests"
+        )
     try:
         found = pydantic_core.from_json(body)
     except ValueError as error:

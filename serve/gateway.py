@@ -77,6 +77,8 @@ def _add_gateway_routes(app: FastAPI, endpoints: Endpoints) -> None:
     async def docs() -> HTMLResponse:
         return HTMLResponse(render(app.openapi()))
 
+    add_page_routes(app.router, endpoints)  # after the paths above, which are no endpoint's
+
 
 def _add_endpoint_routes(app: FastAPI, endpoints: Endpoints, deadline_s: float) -> None:
     routes = Routes(app.router, endpoints, deadline_s)
@@ -85,7 +87,6 @@ def _add_endpoint_routes(app: FastAPI, endpoints: Endpoints, deadline_s: float) 
     add_card_route(routes)
     for protocol in PROTOCOLS:
         protocol.add_routes(routes)
-    add_page_routes(app.router, endpoints)
 
 
 async def _endpoint_health(endpoints: Endpoints, exchange: Exchange) -> Response:

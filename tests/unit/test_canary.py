@@ -188,6 +188,19 @@ def test_when_both_fail_neither_is_blamed_alone() -> None:
     assert world.canary.comparison.champion.num_errors == 1
 
 
+@pytest.mark.parametrize("mode", ["canary", "shadow"])
+def test_a_text_that_neither_can_take_is_no_fault_of_the_candidate(mode: Mode) -> None:
+    failed = {**GOOD, "score": float("nan")}
+    world = World(settings=replace(half(), mode=mode), answers={1: failed, 2: failed})
+
+    async def scenario() -> None:
+        await world.canary.follow(CHAMPION)
+        assert (await world.ask(drawn(half())))[1] == 1
+
+    asyncio.run(scenario())
+    assert (world.canary.comparison.champion.num_errors, world.canary.comparison.candidate.num_errors) == (1, 0)
+
+
 def test_a_shadow_answers_nobody_and_its_failures_reach_nobody() -> None:
     world = World(settings=shadow(), answers={2: ServingError("broken")})
 

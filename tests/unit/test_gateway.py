@@ -38,17 +38,18 @@ def test_one_text_gets_one_prediction(body: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        (b"", "Invalid JSON"),
-        (b"{", "Invalid JSON"),
-        (b"[1]", "should be an object"),
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[1]", "JSON array; send an object"),
         (b"{}", "exactly one of"),
-        (b'{"texts": []}', "at least 1"),
-        (b'{"texts": ["a", 1]}', "texts.1"),
+        (b'{"texts": []}', "at least one"),
+        (b'{"texts": ["a", 1]}', "texts[1]: expected a string and not number"),
         (b'{"text": null}', "exactly one of"),
         (b'{"text": "a", "texts": ["b"]}', "exactly one of"),
-        (b'{"data": {"text": "a"}}', "data.sentence"),
+        (b'{"data": {"text": "a"}}', "data: 'text' is not known here"),
+        (b'{"data": {}}', "data.sentence: expected a string"),
         (b'{"inputs": "a"}', "inputs"),
-        (b'{"text": "\\ud800"}', "Invalid JSON"),
+        (b'{"text": "\\ud800"}', "not JSON"),
     ],
 )
 def test_a_wrong_body_is_explained_and_reaches_no_replica(body: bytes, problem: str) -> None:
