@@ -19,7 +19,9 @@ from common.errors import InputError, RegistryError, ServingError, TrackingError
 from common.model_settings import ModelSettings
 from common.ray_environment import home
 from serve.batching import Answer, ServedVersion, Text
+from serve.canary_record import conclude, outcome_of
 from serve.endpoints import Deployment, EndpointSpec
+from serve.health import CanaryHealth
 from serve.known_versions import KnownVersions
 
 if TYPE_CHECKING:
@@ -75,7 +77,6 @@ class ServeBackend:
         self._handle(STANDBY)  # a handle is told of its replicas a moment after it was made
         self._registry = cache(_registry)
         self._known_versions = KnownVersions(home() / "known_versions")
-        self._resolved: set[EndpointSpec] = set()
         self._waking: dict[str, asyncio.Task[None]] = {}
         # MLflow's client blocks, for long when a server is away: it must not take the threads of others.
         self._registry_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="registry")
@@ -91,10 +92,8 @@ class ServeBackend:
 
         At first that is what a gateway before this one knew a moment ago; the next look asks the registry.
         """
-        if spec not in self._resolved:
-            self._resolved.add(spec)
-            if (known := self._known_versions.recall(spec)) is not None:
-                return known
+        if (known := self._known_versions.recall(spec)) is not None:
+            return known
         return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._resolve, spec)
 
     def _resolve(self, spec: EndpointSpec) -> ServedVersion:
@@ -103,6 +102,32 @@ class ServeBackend:
         served = ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
         self._known_versions.note(spec, served)
         return served
+
+    async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        """The candidate of `spec.canary`, and how that ended if it has. Raises what `common.registry` raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._candidate, name, spec)
+
+    def _candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        assert spec.canary is not None
+        registry = self._registry(spec.tracking_uri)
+        version = registry.by_version(spec.model, spec.canary.version)
+        served = ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
+        return served, outcome_of(version, name, spec.canary)
+
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+        """Moves the aliases as `outcome` says and puts it on record. Raises what `common.registry` raises."""
+        registry = self._registry(spec.tracking_uri)
+        await asyncio.get_running_loop().run_in_executor(
+            self._registry_threads, conclude, registry, name, spec, outcome
+        )
+
+    async def release(self, name: str, served: ServedVersion) -> None:
+        """Has the endpoint's replicas, and the standby, give the version's memory back; wakes none."""
+        for application in (name, STANDBY):
+            handle = self._handle(application)
+            if _num_replicas(handle):
+                response = handle.broadcast("release", served.uri, served.version)
+                await response.results_async(return_exceptions=True)  # a replica that just left has given all back
 
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself; wakes nothing. Raises `ServingError`."""

@@ -1,6 +1,7 @@
 """One request to an endpoint, whatever its protocol: its body is read, its texts are classified, within the limits."""
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from common.model_settings import ModelSettings
 from serve.batching import Answer, QueueFullError, Text
 from serve.bodies import MAX_MARKS, has_too_many_values, off_loop
 from serve.endpoints import Endpoint
+from serve.request_id import REQUEST_ID
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """A larger body is refused before it is read to the end."""
@@ -102,7 +104,7 @@ class Exchange:
         limit_s = self._time_limit_s()
         try:
             async with asyncio.timeout(limit_s):
-                answers, self.version = await self.endpoint.classify(list(texts))
+                answers, self.version = await self.endpoint.classify(list(texts), self._request_id())
         except QueueFullError:
             waiting, limit = self.endpoint.batcher.num_waiting, self.endpoint.spec.max_queued_requests
             message = (
@@ -164,6 +166,11 @@ class Exchange:
                 raise RefusedError(
                     413, f"text {number} has {num_chars} characters and may have {MAX_TEXT_CHARS}; send its beginning"
                 )
+
+    def _request_id(self) -> str:
+        """The request's id; one of its own where no middleware gave it one."""
+        found: str = self.request.scope.get(REQUEST_ID) or uuid.uuid4().hex
+        return found
 
     def _time_limit_s(self) -> float:
         """Seconds that the answer may take: what the client said of a wake, where one is needed."""

@@ -27,6 +27,7 @@ class KnownVersions:
         self._folder = folder
         self._clock = clock
         self._noted: dict[Path, ServedVersion] = {}
+        self._recalled: set[Path] = set()
 
     def note(self, spec: EndpointSpec, served: ServedVersion) -> None:
         """Takes over what the registry has just said. A disk that refuses costs a later gateway its head start only."""
@@ -38,8 +39,11 @@ class KnownVersions:
             os.utime(path, (self._clock(),) * 2)
 
     def recall(self, spec: EndpointSpec) -> ServedVersion | None:
-        """What the registry said last, unless that is long ago."""
+        """What the registry said last to a gateway before this one, unless that is long ago; told once for a model."""
         path = self._path(spec)
+        if path in self._recalled or path in self._noted:
+            return None
+        self._recalled.add(path)
         try:
             if self._clock() - path.stat().st_mtime > KNOWN_FOR_S:
                 return None
