@@ -17,12 +17,11 @@ from pyarrow import fs
 
 from common.errors import RegistryError, TrackingError
 from common.location import filesystem, join
+from common.model_settings import ONNX_FOLDER, WEIGHTS_FOLDER
 from common.tracking import open_client, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-ONNX_FOLDER = "onnx"
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for a missing model or version, and for a missing alias."""
@@ -128,8 +127,8 @@ class ModelRegistry:
             copied: str = repository.download_artifacts(subfolder, str(destination))  # type: ignore[no-untyped-call]
             return Path(copied)
 
-    def fetchable_uri(self, version: ModelVersion, storage: str) -> str:
-        """The `onnx` folder as a URI that `pyarrow.fs` opens.
+    def fetchable_uri(self, version: ModelVersion, storage: str, *, with_weights: bool = False) -> str:
+        """The `onnx` folder as a URI that `pyarrow.fs` opens; `with_weights` the weights beside it as well.
 
         Artifacts that only MLflow can read (its server proxies them) are copied to `storage`/served once.
         """
@@ -137,15 +136,17 @@ class ModelRegistry:
         try:
             fs.FileSystem.from_uri(uri)
         except pa.ArrowInvalid:
-            return self._copy_to_storage(version, storage)
+            if with_weights:
+                self._copy_to_storage(version, storage, WEIGHTS_FOLDER)
+            return self._copy_to_storage(version, storage, ONNX_FOLDER)
         return uri
 
-    def _copy_to_storage(self, version: ModelVersion, storage: str) -> str:
-        target_uri = join(storage, "served", version.name, str(version.version))
+    def _copy_to_storage(self, version: ModelVersion, storage: str, subfolder: str) -> str:
+        target_uri = join(storage, "served", version.name, str(version.version), subfolder)
         files, target = filesystem(target_uri)
         if files.get_file_info(f"{target}/{_COMPLETE}").type == fs.FileType.NotFound:
             with TemporaryDirectory() as folder:
-                source = self.download(version, ONNX_FOLDER, Path(folder))
+                source = self.download(version, subfolder, Path(folder))
                 files.create_dir(target)
                 fs.copy_files(str(source), target, destination_filesystem=files)
             with files.open_output_stream(f"{target}/{_COMPLETE}"):

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import ray.serve
 
+from common.cluster import resources
 from common.errors import ServingError
 from common.recipe import Recipe
 from common.registry import ModelRegistry
@@ -18,6 +19,7 @@ from serve.backend import STANDBY, endpoints_in
 from serve.endpoints import GATEWAY, Deployment, EndpointSpec
 from serve.gateway_server import Listener, Tls
 from serve.health import State
+from serve.placement import check_gpus
 from serve.ray_serve import (
     check_port_is_free,
     gateway_application,
@@ -89,10 +91,12 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
 
     `code_uri` is an archive with this code that replicas run from; None where the nodes have it installed. An endpoint
     that is deployed like this already is left alone. Raises `RegistryError` when no version carries the alias,
-    `ClusterError` when there is no gateway, and `ServingError` when the endpoint does not come up.
+    `ClusterError` when there is no gateway or no GPU for it, and `ServingError` when the endpoint does not come up.
     """
     champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
     url = f"{_gateway_url()}/{recipe.name}"
+    if recipe.serve.num_gpus:
+        check_gpus(recipe.serve, resources())
     spec = EndpointSpec(
         model=recipe.registered_model,
         alias=recipe.registry.alias,
@@ -105,6 +109,7 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
         downscale_to_zero_delay_s=recipe.serve.downscale_to_zero_delay_s,
         code_uri=code_uri,
         auth=recipe.serve.auth,
+        num_gpus=recipe.serve.num_gpus,
     )
     running = _deployed().get(recipe.name)
     if running is None or running.spec != spec:

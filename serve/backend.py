@@ -82,7 +82,9 @@ class ServeBackend:
     def _resolve(self, spec: EndpointSpec) -> ServedVersion:
         registry = self._registry(spec.tracking_uri)
         version = registry.by_alias(spec.model, spec.alias)
-        return ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
+        return ServedVersion(
+            version.version, registry.fetchable_uri(version, spec.storage, with_weights=spec.num_gpus > 0)
+        )
 
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself; wakes nothing. Raises `ServingError`."""

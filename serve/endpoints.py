@@ -51,6 +51,7 @@ class EndpointSpec:
     downscale_to_zero_delay_s: float
     code_uri: str | None = None
     auth: AuthMode = "auto"
+    num_gpus: float = 0.0
 
     def as_user_config(self) -> dict[str, Any]:
         """A JSON object that `from_user_config` reads."""

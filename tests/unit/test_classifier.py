@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
-from common.classifier import Classifier, probabilities
+from common.classifier import Classifier, Inputs, Logits, probabilities
 from common.errors import ModelError
 from tests.tiny_model import VOCABULARY, build_engine
 
@@ -111,16 +110,11 @@ def test_no_texts_and_empty_texts_are_answered(folder: Path) -> None:
 def test_a_text_without_tokens_is_padded_to_one_because_models_cannot_take_none(folder: Path) -> None:
     fed: dict[str, np.ndarray] = {}
 
-    class Session:
-        def get_inputs(self):
-            return classifier._session.get_inputs()
+    def model(inputs: Inputs) -> Logits:
+        fed.update(inputs)
+        return np.zeros((1, 2), dtype=np.float32)
 
-        def run(self, names, feeds):
-            fed.update(feeds)
-            return classifier._session.run(names, feeds)
-
-    classifier = Classifier.load(folder)
-    replace(classifier, _session=Session()).logits([""])
+    Classifier.load(folder).with_model(model, batch_size=8).logits([""])
 
     assert {name: array.tolist() for name, array in fed.items()} == {"input_ids": [[0]], "attention_mask": [[0]]}
 
