@@ -8,6 +8,9 @@ import pytest
 from common.cluster import Connection, connect, down, up
 from common.ray_head import free_port, session_folder
 
+CLUSTER_SECRET = "c1u5ter-s3cr3t"
+"""In the environment that the cluster was started in, as `CLUSTER_SECRET`."""
+
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
@@ -17,6 +20,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
         patch.setenv("TUNESERVE_HOME", str(folder / "home"))
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TUNESERVE_STORAGE", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
+        patch.setenv("CLUSTER_SECRET", CLUSTER_SECRET)
         storage = folder / "storage"
         storage.mkdir()
         try:
