@@ -8,7 +8,7 @@ from common.storage import read_json, write_json
 from common.tracking import Tracker
 from scripts.display import step
 from scripts.job import Job
-from scripts.serving import deploy, refuse_without_gpus, up_gateway
+from scripts.serving import deploy, up_gateway
 from scripts.steps import Result, check, prepare_data, promote, refuse_errors, sweep
 
 
@@ -17,7 +17,6 @@ def run(job: Job) -> Result:
 
     Raises:
         DataError: when the data examination found an error.
-        ClusterError: when the cluster has no GPU and the endpoint wants one.
         PromotionError: when the candidate did not pass the gate and there is no champion to serve instead.
     """
     with job.exclusively():
@@ -26,7 +25,6 @@ def run(job: Job) -> Result:
         Tracker.open(job.tracking_uri, job.recipe.experiment)  # before anything is started or written
         if not in_job():
             up_gateway(job.storage, job.tracking_uri)
-        refuse_without_gpus(job)
         path = join(job.runs, f"{job.recipe.name}.{job.sweep_key(prepare_data(job).data_digest)}.json")
         done: Result = read_json(path) or {"sweep_id": job.new_run("sweep")}
         write_json(path, done)

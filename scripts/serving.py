@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.api_keys import read_keys
 from common.cloud_cluster import down_in_cloud, up_in_cloud
-from common.cluster import ClusterRecord, connect, down, in_job, read_record, resources, up, with_gateway
+from common.cluster import ClusterRecord, connect, down, in_job, read_record, up, with_gateway
 from common.code_archive import code_archive
 from common.errors import ClusterError
 from common.ray_head import is_free
@@ -19,7 +19,6 @@ from scripts.steps import Result
 from serve.application import deploy_endpoint, endpoints, follow_alias, start_gateway
 from serve.auth import is_loopback
 from serve.gateway_server import Tls
-from serve.placement import check_gpus
 
 GATEWAY_HOST = "127.0.0.1"
 GATEWAY_PORT = 8000
@@ -36,13 +35,6 @@ def deploy(job: Job) -> Result:
     say(f"  {deployed.url}/classify answers with {deployed.model} version {deployed.version}")
     say(f"  replicas {recipe.serve.min_replicas} to {recipe.serve.max_replicas}; the first request wakes it")
     return asdict(deployed)
-
-
-def refuse_without_gpus(job: Job) -> None:
-    """Says before a sweep that the endpoint will find no GPU on the cluster. Raises `ClusterError`."""
-    if job.recipe.serve.num_gpus:
-        with connect(private=False):
-            check_gpus(job.recipe.serve, resources())
 
 
 def start_cluster(
