@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import ray.serve
 
+from common.cluster import resources
 from common.errors import InputError, ServingError
 from common.recipe import Recipe
 from common.registry import ModelRegistry
@@ -19,6 +20,7 @@ from serve.canary_settings import CanarySettings
 from serve.endpoints import GATEWAY, Deployment, EndpointSpec
 from serve.gateway_server import Listener, Tls
 from serve.health import State
+from serve.placement import check_gpus
 from serve.ray_serve import (
     check_port_is_free,
     gateway_application,
@@ -97,11 +99,13 @@ def deploy_endpoint(
     `code_uri` is an archive with this code that replicas run from; None where the nodes have it installed. An endpoint
     that is deployed like this already is left alone; a canary that runs and is not asked for again ends.
 
-    Raises `RegistryError` when no version carries the alias, `ClusterError` when there is no gateway, `InputError` for
-    a canary beside no endpoint, and `ServingError` when the endpoint does not come up.
+    Raises `RegistryError` when no version carries the alias, `ClusterError` when there is no gateway or no GPU for it,
+    `InputError` for a canary beside no endpoint, and `ServingError` when the endpoint does not come up.
     """
     champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
     url = f"{_gateway_url()}/{recipe.name}"
+    if recipe.serve.num_gpus:
+        check_gpus(recipe.serve, resources())
     running = _deployed().get(recipe.name)
     if running is None and canary is not None:
         raise InputError(
@@ -137,6 +141,7 @@ def _specification(
         downscale_to_zero_delay_s=recipe.serve.downscale_to_zero_delay_s,
         code_uri=code_uri,
         auth=recipe.serve.auth,
+        num_gpus=recipe.serve.num_gpus,
         canary=canary,
     )
 

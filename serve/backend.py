@@ -25,7 +25,7 @@ from serve.health import CanaryHealth
 from serve.known_versions import KnownVersions
 
 if TYPE_CHECKING:
-    from common.registry import ModelRegistry
+    from common.registry import ModelRegistry, ModelVersion
 
 DEPLOYMENT = "Model"
 """Name of the deployment in an endpoint's Serve application, and in the standby's."""
@@ -99,7 +99,7 @@ class ServeBackend:
     def _resolve(self, spec: EndpointSpec) -> ServedVersion:
         registry = self._registry(spec.tracking_uri)
         version = registry.by_alias(spec.model, spec.alias)
-        served = ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
+        served = _served(registry, version, spec)
         self._known_versions.note(spec, served)
         return served
 
@@ -111,8 +111,7 @@ class ServeBackend:
         assert spec.canary is not None
         registry = self._registry(spec.tracking_uri)
         version = registry.by_version(spec.model, spec.canary.version)
-        served = ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
-        return served, outcome_of(version, name, spec.canary)
+        return _served(registry, version, spec), outcome_of(version, name, spec.canary)
 
     async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
         """Moves the aliases as `outcome` says and puts it on record. Raises what `common.registry` raises."""
@@ -202,6 +201,11 @@ class ServeBackend:
 
 async def _outcome(response: Any) -> list[Answer]:
     return cast(list[Answer], await response)
+
+
+def _served(registry: "ModelRegistry", version: "ModelVersion", spec: EndpointSpec) -> ServedVersion:
+    uri = registry.fetchable_uri(version, spec.storage, with_weights=spec.num_gpus > 0)
+    return ServedVersion(version.version, uri)
 
 
 def _is_loss(error: Exception) -> bool:

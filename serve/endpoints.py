@@ -53,6 +53,7 @@ class EndpointSpec:
     downscale_to_zero_delay_s: float
     code_uri: str | None = None
     auth: AuthMode = "auto"
+    num_gpus: float = 0.0
     canary: CanarySettings | None = None
 
     def as_user_config(self) -> dict[str, Any]:

@@ -141,12 +141,17 @@ def model_application(spec: EndpointSpec) -> ray.serve.Application:
         max_ongoing_requests=max(2, round(spec.target_ongoing_requests)),
         # No CPU reserved: a sweep holds all of a small cluster's, and the first request would wait for its end; nor
         # must an awake replica hold up a training. It forwards in one thread, and `max_replicas` bounds how many do.
-        ray_actor_options={"num_cpus": 0, "runtime_env": _runtime_env(spec.code_uri)},
+        ray_actor_options={"num_cpus": 0, **_gpus(spec), "runtime_env": _runtime_env(spec.code_uri)},
         logging_config=LOGGING,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return deployment(Model).bind()
+    return deployment(Model).bind(on_gpu=spec.num_gpus > 0)
+
+
+def _gpus(spec: EndpointSpec) -> dict[str, float]:
+    # Left out and not 0: Ray would take 0 for a wish to hide all GPUs, and warn.
+    return {"num_gpus": spec.num_gpus} if spec.num_gpus else {}
 
 
 def _autoscaling(spec: EndpointSpec) -> AutoscalingConfig:

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from common.cluster import Node, Resources
 from common.errors import ClusterError, InputError, ServingError
 from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
@@ -126,6 +127,20 @@ def test_only_a_changed_endpoint_is_deployed_again(gateway: FakeServe) -> None:
     assert gateway.started == ["quickstart"]
     deploy("serve.max_replicas=5")
     assert gateway.started == ["quickstart", "quickstart"]
+
+
+def test_an_endpoint_that_wants_a_gpu_is_deployed_with_it_where_there_is_one(
+    gateway: FakeServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes: list[Node] = [Node(4.0, 0.0)]
+    monkeypatch.setattr(application, "resources", lambda: Resources(tuple(nodes)))
+    with pytest.raises(ClusterError, match=r"serve\.num_gpus 0\.5: the cluster has a place for 0 of 1"):
+        deploy("serve.num_gpus=0.5")
+    assert gateway.started == []
+    nodes.append(Node(8.0, 1.0))
+    deploy("serve.num_gpus=0.5")
+    (found,) = application._deployed().values()
+    assert found.spec.num_gpus == 0.5
 
 
 def test_a_candidate_needs_an_endpoint_to_stand_beside(gateway: FakeServe) -> None:

@@ -39,6 +39,23 @@ def test_replicas_the_gateway_and_the_standby_reserve_no_cpu() -> None:
     assert [d.ray_actor_options["num_cpus"] for d in (deployment(), gateway, standby)] == [0, 0, 0]
 
 
+@pytest.mark.parametrize(("num_gpus", "held"), [(0.0, None), (0.25, 0.25), (1.0, 1.0)])
+def test_a_replica_holds_the_gpu_that_the_specification_asks_for_and_computes_there(
+    num_gpus: float, held: float | None
+) -> None:
+    made = deployment(replace(SPEC, num_gpus=num_gpus))
+
+    assert made.ray_actor_options.get("num_gpus") == held
+    assert made._replica_config.init_kwargs == {"on_gpu": held is not None}
+
+
+def test_the_standby_answers_on_the_cpu_for_endpoints_with_gpus_too() -> None:
+    standby: Any = standby_application(code_uri=None)._bound_deployment
+
+    assert "num_gpus" not in standby.ray_actor_options
+    assert standby._replica_config.init_kwargs == {}
+
+
 @pytest.mark.parametrize("code_uri", [None, "s3://bucket/code.zip"])
 def test_replicas_never_take_their_code_from_the_upload_of_a_job(code_uri: str | None) -> None:
     options = deployment(replace(SPEC, code_uri=code_uri)).ray_actor_options
