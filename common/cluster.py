@@ -39,6 +39,7 @@ __all__ = [
     "connect",
     "down",
     "in_job",
+    "offers",
     "read_record",
     "resources",
     "this_machine",
@@ -218,10 +219,24 @@ def resources() -> Resources:
     """What the cluster that this process is connected to has now, or will have when its autoscaler is asked for it."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     running = [_node(offer) for offer in alive]
-    if _connection and (_connection.is_private or _connection.record):
-        return Resources(tuple(running))  # a local cluster, even when this machine is the head of another
+    if _is_local():
+        return Resources(tuple(running))
     workers = [_node(offer) for offer in alive if HEAD_RESOURCE not in offer]
     return Resources((*running, *startable(workers, _bootstrap_config())))
+
+
+def offers(resource: str) -> bool:
+    """Whether a machine of the cluster that this process is connected to has some of a custom resource, or one would
+    that its autoscaler may start."""
+    if any(node["Resources"].get(resource) for node in ray.nodes() if node["Alive"]):
+        return True
+    kinds = {} if _is_local() else _bootstrap_config().get("available_node_types", {})
+    return any((kind.get("resources") or {}).get(resource) and kind.get("max_workers", 1) for kind in kinds.values())
+
+
+def _is_local() -> bool:
+    """Whether the cluster is one without an autoscaler, even when this machine is the head of another."""
+    return _connection is not None and (_connection.is_private or _connection.record is not None)
 
 
 def this_machine() -> Resources:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import ray.serve
 
+from common.cluster import offers
 from common.errors import ServingError
 from common.recipe import Recipe
 from common.registry import ModelRegistry
@@ -19,6 +20,7 @@ from serve.endpoints import GATEWAY, Deployment, EndpointSpec
 from serve.gateway_server import Listener, Tls
 from serve.health import State
 from serve.ray_serve import (
+    REPLICA_RESOURCE,
     check_port_is_free,
     gateway_application,
     gateway_health,
@@ -84,16 +86,9 @@ def start_gateway(host: str, port: int, *, tls: Tls | None = None, code_uri: str
     return url
 
 
-def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri: str | None) -> Deployed:
-    """Deploys `recipe.name` and waits until the gateway answers for it; wakes nothing.
-
-    `code_uri` is an archive with this code that replicas run from; None where the nodes have it installed. An endpoint
-    that is deployed like this already is left alone. Raises `RegistryError` when no version carries the alias,
-    `ClusterError` when there is no gateway, and `ServingError` when the endpoint does not come up.
-    """
-    champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
-    url = f"{_gateway_url()}/{recipe.name}"
-    spec = EndpointSpec(
+def endpoint_spec(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri: str | None) -> EndpointSpec:
+    """What a recipe says of its endpoint."""
+    return EndpointSpec(
         model=recipe.registered_model,
         alias=recipe.registry.alias,
         tracking_uri=tracking_uri,
@@ -106,9 +101,21 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
         code_uri=code_uri,
         auth=recipe.serve.auth,
     )
+
+
+def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri: str | None) -> Deployed:
+    """Deploys `recipe.name` and waits until the gateway answers for it; wakes nothing.
+
+    `code_uri` is an archive with this code that replicas run from; None where the nodes have it installed. An endpoint
+    that is deployed like this already is left alone. Raises `RegistryError` when no version carries the alias,
+    `ClusterError` when there is no gateway, and `ServingError` when the endpoint does not come up.
+    """
+    champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
+    url = f"{_gateway_url()}/{recipe.name}"
+    spec = endpoint_spec(recipe, tracking_uri=tracking_uri, storage=storage, code_uri=code_uri)
     running = _deployed().get(recipe.name)
     if running is None or running.spec != spec:
-        run(model_application(spec), recipe.name)
+        run(model_application(spec, on_serving_machines=offers(REPLICA_RESOURCE)), recipe.name)
         _wait_until_running(recipe.name)
     follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
     return Deployed(url, champion.name, champion.version)
