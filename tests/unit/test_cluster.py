@@ -11,7 +11,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from common import cluster, ray_head
+from common import cluster, machines, ray_head
 from common.cluster import Node, Resources, connect, down, read_record, startable, up
 from common.cluster_record import ClusterRecord, recorded, write_record
 from common.errors import ClusterError
@@ -267,9 +267,9 @@ def test_this_machine_offers_what_a_containers_limit_and_the_visible_devices_lea
     monkeypatch.setattr(ray._private.utils, "_get_docker_cpus", lambda: 3.0)
     monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", staticmethod(lambda: 4))
     monkeypatch.setattr(
-        cluster.accelerators, "get_accelerator_manager_for_resource", lambda _: NvidiaGPUAcceleratorManager
+        machines.accelerators, "get_accelerator_manager_for_resource", lambda _: NvidiaGPUAcceleratorManager
     )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert cluster.this_machine() == Resources((Node(3.0, float(num_gpus)),))
+    assert machines.this_machine() == Resources((Node(3.0, float(num_gpus)),))
