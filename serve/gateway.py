@@ -15,10 +15,12 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from serve.auth import PROBE_PATH
+from serve.card import add_routes as add_card_route
 from serve.docs_page import render
 from serve.endpoints import Backend, Endpoints
 from serve.exchange import Exchange
 from serve.health import EndpointHealth, GatewayHealth
+from serve.page import add_page_routes
 from serve.protocols import hugging_face, mlflow_scoring, native, open_inference, text_embeddings_inference
 from serve.routes import FAILED, Routes, json_response
 from serve.version import own_version
@@ -85,8 +87,10 @@ def _add_endpoint_routes(app: FastAPI, endpoints: Endpoints, deadline_s: float) 
     routes = Routes(app.router, endpoints, deadline_s)
     health = {"model": EndpointHealth, "description": "Its state, replicas and version."}
     routes.get(native.PROTOCOL, "/{name}/healthz", partial(_endpoint_health, endpoints), "How an endpoint is", health)
+    add_card_route(routes)
     for protocol in PROTOCOLS:
         protocol.add_routes(routes)
+    add_page_routes(app.router, endpoints)
 
 
 async def _endpoint_health(endpoints: Endpoints, exchange: Exchange) -> Response:
