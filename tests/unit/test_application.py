@@ -14,6 +14,7 @@ from serve.application import Deployed, deploy_endpoint, endpoints, follow_alias
 from serve.backend import STANDBY
 from serve.canary_settings import CanarySettings
 from serve.endpoints import GATEWAY
+from serve.ray_serve import REPLICA_RESOURCE
 
 URL = "http://127.0.0.1:8000"
 
@@ -29,6 +30,8 @@ class FakeServe:
         self.version = 3
         self.problem: str | None = None
         self.canary_state = "running"
+        self.offered: set[str] = set()
+        self.reserved: dict[str, Any] = {}
 
     def start(self) -> None:
         self.started.append("serve")
@@ -38,6 +41,7 @@ class FakeServe:
         self.started.append(name)
         assert self.details is not None
         bound = app._bound_deployment
+        self.reserved = bound.ray_actor_options.get("resources", {})
         config = {"user_config": bound.user_config}
         deployments = {bound.name: {"deployment_config": config, "replicas": [], "target_num_replicas": 0}}
         self.details["applications"][name] = {"status": self.status, "message": "no", "deployments": deployments}
@@ -76,6 +80,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     monkeypatch.setattr(application, "start", fake.start)
     monkeypatch.setattr(application, "check_port_is_free", lambda host, port: None)
     monkeypatch.setattr(application, "run", fake.run)
+    monkeypatch.setattr(application, "offers", lambda resource: resource in fake.offered)
     monkeypatch.setattr(application, "gateway_health", fake.health)
     monkeypatch.setattr(application, "ModelRegistry", Registry)
     monkeypatch.setattr(httpx, "get", fake.get)
@@ -126,6 +131,14 @@ def test_only_a_changed_endpoint_is_deployed_again(gateway: FakeServe) -> None:
     assert gateway.started == ["quickstart"]
     deploy("serve.max_replicas=5")
     assert gateway.started == ["quickstart", "quickstart"]
+
+
+def test_replicas_go_to_machines_for_endpoints_where_the_cluster_has_or_may_start_some(gateway: FakeServe) -> None:
+    deploy()
+    assert gateway.reserved == {}
+    gateway.offered.add(REPLICA_RESOURCE)
+    deploy("serve.max_replicas=5")
+    assert gateway.reserved == {REPLICA_RESOURCE: 1.0}
 
 
 def test_a_candidate_needs_an_endpoint_to_stand_beside(gateway: FakeServe) -> None:
