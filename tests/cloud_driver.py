@@ -50,7 +50,7 @@ RECIPE = Recipe(
     model=Model(base="builtin:tiny_bert", max_length=48),
     train=Train(epochs=1),
     search=Search(space={"weight_decay": Range(uniform=(0.0, 0.1))}, num_trials=NUM_TRIALS),
-    serve=Serve(downscale_to_zero_delay_s=2.0),
+    serve=Serve(downscale_to_zero_delay_s=10.0),
 )
 
 
