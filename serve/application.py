@@ -105,6 +105,7 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
         downscale_to_zero_delay_s=recipe.serve.downscale_to_zero_delay_s,
         code_uri=code_uri,
         auth=recipe.serve.auth,
+        request_log=recipe.serve.request_log,
     )
     running = _deployed().get(recipe.name)
     if running is None or running.spec != spec:

@@ -15,9 +15,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol, Self
 
+from pydantic import ValidationError
+
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
 from common.recipe import AuthMode
+from common.request_log_settings import RequestLog
 from serve.batching import Answer, Batcher, ServedVersion, Text
 from serve.health import EndpointHealth, State
 
@@ -51,17 +54,21 @@ class EndpointSpec:
     downscale_to_zero_delay_s: float
     code_uri: str | None = None
     auth: AuthMode = "auto"
+    request_log: RequestLog | None = None
 
     def as_user_config(self) -> dict[str, Any]:
         """A JSON object that `from_user_config` reads."""
-        return asdict(self)
+        return {**asdict(self), "request_log": self.request_log and self.request_log.model_dump()}
 
     @classmethod
     def from_user_config(cls, user_config: Mapping[str, Any] | None) -> Self | None:
         """The specification in a deployment's `user_config`; None when the deployment is not one of ours."""
+        given = dict(user_config or {})
         try:
-            return cls(**(user_config or {}))
-        except TypeError:
+            if given.get("request_log") is not None:
+                given["request_log"] = RequestLog.model_validate(given["request_log"])
+            return cls(**given)
+        except (TypeError, ValidationError):
             return None
 
 
