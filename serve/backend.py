@@ -15,7 +15,7 @@ import ray.serve.exceptions
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.handle import DeploymentHandle
 
-from common.errors import InputError, ServingError
+from common.errors import InputError, RegistryError, ServingError, TrackingError
 from common.model_settings import ModelSettings
 from serve.batching import Answer, ServedVersion, Text
 from serve.endpoints import Deployment, EndpointSpec
@@ -69,6 +69,7 @@ class ServeBackend:
         self._waking: dict[str, asyncio.Task[None]] = {}
         # MLflow's client blocks, for long when a server is away: it must not take the threads of others.
         self._registry_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="registry")
+        self._card = lru_cache(maxsize=128)(self._read_card)
         self._settings = lru_cache(maxsize=128)(_settings)
 
     async def deployments(self) -> dict[str, Deployment]:
@@ -87,6 +88,19 @@ class ServeBackend:
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself; wakes nothing. Raises `ServingError`."""
         return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._settings, served)
+
+    async def card(self, spec: EndpointSpec, served: ServedVersion) -> str | None:
+        """The version's model card, None where it has none; wakes nothing. Raises `ServingError`."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._registry_threads, self._card, spec.tracking_uri, spec.model, served.version
+        )
+
+    def _read_card(self, tracking_uri: str, model: str, version: int) -> str | None:
+        registry = self._registry(tracking_uri)
+        try:
+            return registry.card(registry.by_version(model, version))
+        except (RegistryError, TrackingError) as error:
+            raise ServingError(f"the card of version {version} of {model!r} cannot be read: {error}") from error
 
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""

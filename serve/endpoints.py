@@ -100,6 +100,9 @@ class Backend(Protocol):
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself; wakes nothing. Raises `ServingError`."""
 
+    async def card(self, spec: EndpointSpec, served: ServedVersion) -> str | None:
+        """The version's model card, None where it has none; wakes nothing. Raises `ServingError`."""
+
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
 
@@ -170,6 +173,12 @@ class Endpoint:
         """What the version that answers says of itself, and its number. Raises `RegistryError` and `ServingError`."""
         served = await self._known_version()
         return await self._backend.settings(served), served.version
+
+    async def card(self) -> tuple[tuple[ModelSettings, str | None], int]:
+        """The same with the model's card, if it has one. Raises `RegistryError` and `ServingError`."""
+        served = await self._known_version()
+        settings = await self._backend.settings(served)
+        return (settings, await self._backend.card(self.spec, served)), served.version
 
     async def _known_version(self) -> ServedVersion:
         await self._asked.wait()

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic_core
 from fastapi import Request
@@ -28,6 +28,8 @@ RETRY_AFTER_S = 1
 
 SCALE_UP_HEADER = "X-Scale-Up-Timeout"
 """Seconds that a request is willing to wait for a wake; Hugging Face's name."""
+
+Read = TypeVar("Read")
 
 JSON_TYPES = {"", "application/json"}
 """What says that a body is JSON; also saying nothing does."""
@@ -149,15 +151,23 @@ class Exchange:
 
     async def settings(self) -> ModelSettings:
         """What the model says of itself; wakes nothing."""
+        return await self._read(self.endpoint.settings)
+
+    async def card(self) -> tuple[ModelSettings, str | None]:
+        """That, and the model's card as it was written, if it has one; wakes nothing."""
+        return await self._read(self.endpoint.card)
+
+    async def _read(self, read: Callable[[], Awaitable[tuple[Read, int]]]) -> Read:
+        """What `read` reads of the model's files; it also tells the version that they are of."""
         self.require_version()
         try:
             async with asyncio.timeout(self._deadline_s):
-                settings, self.version = await self.endpoint.settings()
+                found, self.version = await read()
         except TimeoutError:
             raise RefusedError(504, f"the model's files were not read within {self._deadline_s:g} s") from None
         except ServingError as error:
             raise RefusedError(503, str(error)) from error
-        return settings
+        return found
 
     def _check(self, texts: Sequence[Text]) -> None:
         if not texts:

@@ -15,10 +15,12 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from serve.answered import Observer
+from serve.card import add_routes as add_card_route
 from serve.docs_page import render
 from serve.endpoints import Backend, Endpoints
 from serve.exchange import Exchange
 from serve.health import EndpointHealth, GatewayHealth
+from serve.page import add_page_routes
 from serve.protocols import hugging_face, mlflow_scoring, native, open_inference, text_embeddings_inference
 from serve.routes import FAILED, Routes, json_response
 from serve.version import own_version
@@ -66,7 +68,7 @@ def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S, observers: S
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     _add_gateway_routes(app, endpoints)
-    _add_endpoint_routes(endpoints, Routes(app.router, endpoints, deadline_s, observers))
+    _add_endpoint_routes(app, endpoints, Routes(app.router, endpoints, deadline_s, observers))
     return app
 
 
@@ -81,11 +83,13 @@ def _add_gateway_routes(app: FastAPI, endpoints: Endpoints) -> None:
         return HTMLResponse(render(app.openapi()))
 
 
-def _add_endpoint_routes(endpoints: Endpoints, routes: Routes) -> None:
+def _add_endpoint_routes(app: FastAPI, endpoints: Endpoints, routes: Routes) -> None:
     health = {"model": EndpointHealth, "description": "Its state, replicas and version."}
     routes.get(native.PROTOCOL, "/{name}/healthz", partial(_endpoint_health, endpoints), "How an endpoint is", health)
+    add_card_route(routes)
     for protocol in PROTOCOLS:
         protocol.add_routes(routes)
+    add_page_routes(app.router, endpoints)
 
 
 async def _endpoint_health(endpoints: Endpoints, exchange: Exchange) -> Response:

@@ -52,6 +52,10 @@ class MeasuredBackend:
         """What the version says of itself. Raises what the backend raises."""
         return await self._backend.settings(served)
 
+    async def card(self, spec: EndpointSpec, served: ServedVersion) -> str | None:
+        """The version's model card. Raises what the backend raises."""
+        return await self._backend.card(spec, served)
+
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch. Raises what the backend raises."""
         self._wakes.sent(name)

@@ -34,6 +34,7 @@ class FakeBackend:
 
     deployed: dict[str, Deployment] = field(default_factory=lambda: {"news": Deployment(SPEC, 0, 0)})
     version: int = 1
+    model_card: str | None = None
     registry_error: Exception | None = None
     replica_error: Exception | None = None
     batches: list[tuple[str, int, list[Text]]] = field(default_factory=list)
@@ -60,6 +61,9 @@ class FakeBackend:
 
     async def settings(self, served: ServedVersion) -> ModelSettings:
         return ModelSettings(labels=("bad", "good"), max_length=64, pad_token_id=0, precision="int8")
+
+    async def card(self, spec: EndpointSpec, served: ServedVersion) -> str | None:
+        return self.model_card
 
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         self.batches.append((name, served.version, texts))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import pyarrow.fs
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from common.errors import TrainingError
+from common.errors import ModelError, TrainingError
 from common.location import filesystem, local_path
 from common.tokenised import PreparedData, local_base_model
 from tune.adapters import ADAPTER_CONFIG_FILE, add_adapters, load_adapters, merge, save_adapters
@@ -53,18 +54,28 @@ def load_classifier(folder: str, labels: Sequence[str], pad_token_id: int) -> Pr
         folder: What `from_pretrained` takes.
         labels: The label of each output.
         pad_token_id: Written to the configuration, for models that look for padding themselves.
+
+    Raises:
+        ModelError: Its weights are pickled together with something else than weights.
     """
     with quiet():  # that the head is new is what fine-tuning is about
-        names = AutoConfig.from_pretrained(folder).id2label or {}
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=torch.float32,  # whatever the file holds: weights and optimiser state stay in fp32
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-            pad_token_id=pad_token_id,
-            problem_type="single_label_classification",
-            ignore_mismatched_sizes=True,
-        )
+        names = AutoConfig.from_pretrained(folder, trust_remote_code=False).id2label or {}
+        try:
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                trust_remote_code=False,
+                dtype=torch.float32,  # whatever the file holds: weights and optimiser state stay in fp32
+                id2label=dict(enumerate(labels)),
+                label2id={label: index for index, label in enumerate(labels)},
+                pad_token_id=pad_token_id,
+                problem_type="single_label_classification",
+                ignore_mismatched_sizes=True,
+            )
+        except UnpicklingError as error:  # transformers has torch read nothing but weights
+            raise ModelError(
+                f"model.base {folder}: pytorch_model*.bin holds more than weights, which may be code and is never "
+                "run; take the model in safetensors"
+            ) from error
     _fit_head(model, [names[index] for index in sorted(names)], labels)
     return model
 

@@ -1,5 +1,4 @@
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,8 @@ import pytest
 from common import jobs
 from common.cluster import Connection, token_path
 from common.errors import ClusterError, InputError
+from common.ray_head import session_folder
+from tests.integration.conftest import CLUSTER_SECRET
 
 
 def run_python(monkeypatch, code):
@@ -190,14 +191,19 @@ def test_a_job_on_a_cluster_elsewhere_finds_its_recipe_and_what_it_names(cluster
     assert "hello,ham" in log.splitlines(), log
 
 
-def test_nothing_of_the_environment_travels_with_a_job(cluster, monkeypatch):
-    monkeypatch.setenv("A_SECRET", "s3cr3t")
-    run_python(monkeypatch, "pass")
-    job = submit(cluster)
+def test_secrets_reach_a_job_by_the_clusters_environment_and_show_nowhere(cluster, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "s3cr3t-of-here")
+    run_python(monkeypatch, f"import os; assert os.environ['CLUSTER_SECRET'] == {CLUSTER_SECRET[::-1]!r}[::-1]")
+    log, job = follow_to_end(submit(cluster))
+    assert job.exit_code == 0, log
     with jobs._talking_to(*jobs._target(None)) as client:
-        details = client.get_job_info(job.submission_id)
-    assert "s3cr3t" not in json.dumps(details.runtime_env) + shlex.join(details.entrypoint.split())
-    assert "env_vars" not in (details.runtime_env or {})
+        details = str(client.list_jobs())
+    logs = [path for path in (session_folder() / "session_latest" / "logs").rglob("*") if path.is_file()]
+    assert any(job.submission_id in path.name for path in logs)
+    token = token_path().read_text().strip()
+    for secret in ("s3cr3t-of-here", CLUSTER_SECRET, token):
+        assert secret not in details
+        assert [path for path in logs if secret.encode() in path.read_bytes()] == []
 
 
 def wait_for(condition, deadline_s=60.0):

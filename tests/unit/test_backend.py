@@ -1,13 +1,13 @@
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import ray
 import ray.exceptions
 
 import serve.backend
-from common.errors import ModelError, ServingError
+from common.errors import ModelError, ServingError, TrackingError
 from serve.backend import STANDBY, ServeBackend, endpoints_in
 from serve.batching import ServedVersion
 from serve.endpoints import Deployment
@@ -100,6 +100,29 @@ def test_a_versions_settings_are_read_once_and_a_failure_is_tried_again(backend:
     assert asyncio.run(backend.settings(served)).labels == ("bad", "good")
     (tmp_path / "labels.json").unlink()
     assert asyncio.run(backend.settings(served)).labels == ("bad", "good")
+
+
+def test_a_versions_card_is_read_once_and_a_failure_is_tried_again(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Registry:
+        cards: ClassVar[list[Any]] = [TrackingError("http://away refuses"), "# news", "# changed"]
+
+        def by_version(self, model: str, version: int) -> tuple[str, int]:
+            return model, version
+
+        def card(self, version: tuple[str, int]) -> str:
+            assert version == (SPEC.model, 3)
+            found = self.cards.pop(0)
+            if isinstance(found, Exception):
+                raise found
+            return str(found)
+
+    monkeypatch.setattr(backend, "_registry", lambda tracking_uri: Registry())
+    with pytest.raises(ServingError, match=r"card of version 3 of 'headlines' cannot be read: http://away refuses"):
+        asyncio.run(backend.card(SPEC, SERVED))
+
+    assert [asyncio.run(backend.card(SPEC, SERVED)) for _ in range(2)] == ["# news"] * 2
 
 
 def test_a_batch_that_nobody_waits_for_is_cancelled(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_health_documentation_and_wrong_paths_reach_no_replica() -> None:
             }
             unknown = await client.post("/olds/classify", json={"text": "a"})
 
-        assert list(statuses.values()) == [200, 200, 200, 200, 404, 405, 405]
+        assert list(statuses.values()) == [200, 200, 200, 200, 200, 200, 405]
         assert (unknown.status_code, unknown.json()) == (404, {"error": "there is no endpoint 'olds'; there are: news"})
         assert backend.batches == []
 
@@ -84,8 +84,8 @@ def test_health_documentation_and_wrong_paths_reach_no_replica() -> None:
 def test_every_refusal_is_json_with_an_error() -> None:
     async def scenario() -> None:
         async with gateway(FakeBackend()) as client:
-            for response in (await client.get("/"), await client.get("/news/classify"), await client.get("/x/healthz")):
-                assert list(response.json()) == ["error"]
+            for path in ("/news/x", "/news/classify", "/x/healthz"):
+                assert list((await client.get(path)).json()) == ["error"]
 
     run(scenario)
 
