@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ONNX_FOLDER = "onnx"
 CARD_FILE = "README.md"
 
+CANDIDATE_ALIAS = "candidate"
+"""The alias of the version that is to be tried beside the champion."""
+
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for a missing model or version, and for a missing alias."""
 
@@ -97,6 +100,16 @@ class ModelRegistry:
             if replaced is not None:
                 self._client.set_model_version_tag(name, str(version), _replaced_tag(alias), str(replaced))
             self._client.set_registered_model_alias(name, alias, str(version))
+
+    def drop_alias(self, name: str, alias: str, version: int) -> None:
+        """Takes `alias` from `version`; nothing to do when another version carries it by now, or none."""
+        try:
+            if self.by_alias(name, alias).version != version:
+                return
+        except RegistryError:
+            return
+        with self._explained(f"the alias {alias!r} of {name!r} cannot be removed", "see its versions"):
+            self._client.delete_registered_model_alias(name, alias)
 
     def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Sets tags of a version; one that is there is replaced."""

@@ -68,7 +68,7 @@ def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S, observers: S
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     _add_gateway_routes(app, endpoints)
-    _add_endpoint_routes(app, endpoints, Routes(app.router, endpoints, deadline_s, observers))
+    _add_endpoint_routes(endpoints, Routes(app.router, endpoints, deadline_s, observers))
     return app
 
 
@@ -82,14 +82,15 @@ def _add_gateway_routes(app: FastAPI, endpoints: Endpoints) -> None:
     async def docs() -> HTMLResponse:
         return HTMLResponse(render(app.openapi()))
 
+    add_page_routes(app.router, endpoints)  # after the paths above, which are no endpoint's
 
-def _add_endpoint_routes(app: FastAPI, endpoints: Endpoints, routes: Routes) -> None:
+
+def _add_endpoint_routes(endpoints: Endpoints, routes: Routes) -> None:
     health = {"model": EndpointHealth, "description": "Its state, replicas and version."}
     routes.get(native.PROTOCOL, "/{name}/healthz", partial(_endpoint_health, endpoints), "How an endpoint is", health)
     add_card_route(routes)
     for protocol in PROTOCOLS:
         protocol.add_routes(routes)
-    add_page_routes(app.router, endpoints)
 
 
 async def _endpoint_health(endpoints: Endpoints, exchange: Exchange) -> Response:
