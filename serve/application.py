@@ -144,6 +144,7 @@ def endpoint_spec(
         code_uri=code_uri,
         auth=recipe.serve.auth,
         num_gpus=recipe.serve.num_gpus,
+        request_log=recipe.serve.request_log,
         canary=canary,
     )
 
