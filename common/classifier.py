@@ -1,11 +1,11 @@
-"""A registered classifier on the CPU: ONNX Runtime for the model, `tokenizers` for the text.
+"""A registered classifier: ONNX Runtime on the CPU for the model, `tokenizers` for the text.
 
 Nothing here imports torch, transformers or MLflow: this is what a replica loads when it wakes, and what the promotion
 gate scores, so that the figures on a model card are those of the artefact that serves.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -26,10 +26,20 @@ MAX_BATCH_SIZE = 8
 """Texts per forward pass. A larger batch is no faster on a CPU and pads more: 64 tweets in batches of 32, sorted by
 length, take half as long again as in batches of 8."""
 
+MAX_CHARS_PER_TOKEN = 64
+"""What a text has beyond so many characters for each token that the model reads is cut off before it is tokenised. No
+language comes near; but a tokenizer takes half a second for 100,000 characters, and the batch's other texts wait."""
+
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 """From a model's input to the attribute of an encoding that fills it."""
 
 Logits = npt.NDArray[np.float32]
+
+Inputs = Mapping[str, npt.NDArray[np.int64]]
+"""What a model reads of a batch, by the name of its input, each (B, T)."""
+
+Model = Callable[[Inputs], Logits]
+"""A forward pass: from a batch to (B, C) logits. It may be called from several threads."""
 
 Text = str | tuple[str, str]
 """One text, or a pair that the tokenizer joins as its model was made to read pairs."""
@@ -45,7 +55,7 @@ class Prediction:
     logits: tuple[float, ...]
     """What the model gave before the softmax, in the order of `scores`."""
     truncated: bool
-    """Whether the text had more tokens than the model reads."""
+    """Whether the text was longer than what the model reads."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,9 @@ class Classifier:
     precision: str
     _pad_token_id: int
     _tokenizer: tokenizers.Tokenizer
-    _session: onnxruntime.InferenceSession
+    _input_names: tuple[str, ...]
+    _model: Model
+    _batch_size: int = MAX_BATCH_SIZE
 
     @classmethod
     def load(cls, folder: Path, num_threads: int = 1) -> Self:
@@ -79,26 +91,46 @@ class Classifier:
                 f"{folder}: the model has {num_outputs} outputs and {LABELS_FILE} names {len(settings.labels)} labels; "
                 "promote the model again to export it"
             )
-        return cls(settings.labels, settings.max_length, settings.precision, settings.pad_token_id, tokenizer, session)
+        return cls(
+            settings.labels,
+            settings.max_length,
+            settings.precision,
+            settings.pad_token_id,
+            tokenizer,
+            tuple(node.name for node in session.get_inputs()),
+            lambda inputs: np.asarray(session.run(["logits"], inputs)[0], dtype=np.float32),
+        )
+
+    def with_model(self, model: Model, batch_size: int) -> Self:
+        """The same texts and labels with another forward pass, which takes `batch_size` texts at a time."""
+        return replace(self, _model=model, _batch_size=batch_size)
 
     def logits(self, texts: Sequence[Text]) -> Logits:
         """(N, C) float32, rows in the order of `texts`, columns in that of `labels`."""
-        return self._logits(self._tokenizer.encode_batch_fast(list(texts)))
+        return self._logits(self._tokenizer.encode_batch_fast([self._beginning(text) for text in texts]))
 
     def classify(self, texts: Sequence[Text]) -> list[Prediction]:
         """One prediction for each text, in their order."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
-        truncated = [bool(encoding.overflowing) for encoding in encodings]
+        beginnings = [self._beginning(text) for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(beginnings)
+        truncated = [
+            beginning != text or bool(encoding.overflowing)
+            for text, beginning, encoding in zip(texts, beginnings, encodings, strict=True)
+        ]
         logits = self._logits(encodings)
         rows = zip(probabilities(logits), logits.tolist(), truncated, strict=True)
         return [self._prediction(*row) for row in rows]
+
+    def _beginning(self, text: Text) -> Text:
+        limit = MAX_CHARS_PER_TOKEN * self.max_length
+        return text[:limit] if isinstance(text, str) else (text[0][:limit], text[1][:limit])
 
     def _logits(self, encodings: Sequence[tokenizers.Encoding]) -> Logits:
         logits = np.empty((len(encodings), len(self.labels)), dtype=np.float32)
         # Sorted by length, so that short texts are not padded to the longest one there is.
         order = sorted(range(len(encodings)), key=lambda row: len(encodings[row].ids))
-        for start in range(0, len(order), MAX_BATCH_SIZE):
-            rows = order[start : start + MAX_BATCH_SIZE]
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
             logits[rows] = self._forward([encodings[row] for row in rows])
         return logits
 
@@ -107,12 +139,12 @@ class Classifier:
         length = max(1, *(len(encoding) for encoding in batch))
         for encoding in batch:
             encoding.pad(length, pad_id=self._pad_token_id)
-        feeds = {
-            node.name: np.array([getattr(encoding, _FIELDS[node.name]) for encoding in batch], dtype=np.int64)
-            for node in self._session.get_inputs()
-        }  # each (B, T)
-        (logits,) = self._session.run(["logits"], feeds)
-        return np.asarray(logits, dtype=np.float32)
+        return self._model(
+            {
+                name: np.array([getattr(encoding, _FIELDS[name]) for encoding in batch], dtype=np.int64)
+                for name in self._input_names
+            }
+        )
 
     def _prediction(self, row: npt.NDArray[np.float64], logits: list[float], truncated: bool) -> Prediction:
         best = int(row.argmax())

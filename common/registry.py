@@ -17,13 +17,16 @@ from pyarrow import fs
 
 from common.errors import RegistryError, TrackingError
 from common.location import filesystem, join
+from common.model_settings import ONNX_FOLDER, WEIGHTS_FOLDER
 from common.tracking import open_client, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ONNX_FOLDER = "onnx"
 CARD_FILE = "README.md"
+
+CANDIDATE_ALIAS = "candidate"
+"""The alias of the version that is to be tried beside the champion."""
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for a missing model or version, and for a missing alias."""
@@ -124,6 +127,16 @@ class ModelRegistry:
                 self._client.set_model_version_tag(name, str(version), _replaced_tag(alias), str(replaced))
             self._client.set_registered_model_alias(name, alias, str(version))
 
+    def drop_alias(self, name: str, alias: str, version: int) -> None:
+        """Takes `alias` from `version`; nothing to do when another version carries it by now, or none."""
+        try:
+            if self.by_alias(name, alias).version != version:
+                return
+        except RegistryError:
+            return
+        with self._explained(f"the alias {alias!r} of {name!r} cannot be removed", "see its versions"):
+            self._client.delete_registered_model_alias(name, alias)
+
     def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Sets tags of a version; one that is there is replaced."""
         with self._explained(f"version {version} of {name!r} cannot be tagged", "see its versions"):
@@ -171,8 +184,8 @@ class ModelRegistry:
             repository = get_artifact_repository(version.uri, tracking_uri=self.tracking_uri)
             return {found.path for found in repository.list_artifacts()}
 
-    def fetchable_uri(self, version: ModelVersion, storage: str) -> str:
-        """The `onnx` folder as a URI that `pyarrow.fs` opens.
+    def fetchable_uri(self, version: ModelVersion, storage: str, *, with_weights: bool = False) -> str:
+        """The `onnx` folder as a URI that `pyarrow.fs` opens; `with_weights` the weights beside it as well.
 
         Artifacts that only MLflow can read (its server proxies them) are copied to `storage`/served once.
         """
@@ -180,15 +193,17 @@ class ModelRegistry:
         try:
             fs.FileSystem.from_uri(uri)
         except pa.ArrowInvalid:
-            return self._copy_to_storage(version, storage)
+            if with_weights:
+                self._copy_to_storage(version, storage, WEIGHTS_FOLDER)
+            return self._copy_to_storage(version, storage, ONNX_FOLDER)
         return uri
 
-    def _copy_to_storage(self, version: ModelVersion, storage: str) -> str:
-        target_uri = join(storage, "served", version.name, str(version.version))
+    def _copy_to_storage(self, version: ModelVersion, storage: str, subfolder: str) -> str:
+        target_uri = join(storage, "served", version.name, str(version.version), subfolder)
         files, target = filesystem(target_uri)
         if files.get_file_info(f"{target}/{_COMPLETE}").type == fs.FileType.NotFound:
             with TemporaryDirectory() as folder:
-                source = self.download(version, ONNX_FOLDER, Path(folder))
+                source = self.download(version, subfolder, Path(folder))
                 files.create_dir(target)
                 fs.copy_files(str(source), target, destination_filesystem=files)
             with files.open_output_stream(f"{target}/{_COMPLETE}"):

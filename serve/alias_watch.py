@@ -17,7 +17,7 @@ from serve.batching import ServedVersion
 from serve.endpoints import EndpointSpec
 
 if TYPE_CHECKING:
-    from common.registry import AliasTarget, ModelRegistry
+    from common.registry import AliasTarget, ModelRegistry, ModelVersion
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class AliasWatch:
 
     async def resolve(self, spec: EndpointSpec) -> ServedVersion:
         """The version that the endpoint's alias points to now, and its files. Raises what `common.registry` raises."""
-        key = (spec.tracking_uri, spec.model, spec.alias, spec.storage)
+        key = (spec.tracking_uri, spec.model, spec.alias, spec.storage, str(spec.num_gpus > 0))
         known = self._known.get(key)
         target = (await self._targets(spec)).get((spec.model, spec.alias)) if known else None
         if known and target and known.target in (None, target) and target.version == known.served.version:
@@ -56,8 +56,7 @@ class AliasWatch:
 
     def _look_up(self, spec: EndpointSpec) -> ServedVersion:
         registry = self._registry(spec.tracking_uri)
-        version = registry.by_alias(spec.model, spec.alias)
-        return ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
+        return served_version(registry, registry.by_alias(spec.model, spec.alias), spec)
 
     async def _targets(self, spec: EndpointSpec) -> Targets:
         """What a question that is asked from now on finds; others may wait for the same one."""
@@ -78,3 +77,9 @@ class AliasWatch:
                 )
             except RegistryError:  # a server that cannot search like this: each of them is looked up
                 return {}
+
+
+def served_version(registry: "ModelRegistry", version: "ModelVersion", spec: EndpointSpec) -> ServedVersion:
+    """A version as the endpoint's replicas fetch it. Raises what `common.registry` raises."""
+    uri = registry.fetchable_uri(version, spec.storage, with_weights=spec.num_gpus > 0)
+    return ServedVersion(version.version, uri)

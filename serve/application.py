@@ -11,16 +11,20 @@ from typing import Any
 import httpx
 import ray.serve
 
-from common.errors import ServingError
+from common.cluster import offers, resources
+from common.errors import InputError, ServingError
 from common.recipe import PoolKind, Recipe
 from common.registry import ModelRegistry
 from serve import shared_specs
 from serve.backend import STANDBY, all_endpoints, endpoints_in, pool_in
+from serve.canary_settings import CanarySettings
 from serve.endpoints import GATEWAY, Deployment, EndpointSpec
 from serve.gateway_server import Listener, Tls
 from serve.health import State
+from serve.placement import check_gpus
 from serve.pool import POOL, Pool, PoolSpec
 from serve.ray_serve import (
+    REPLICA_RESOURCE,
     check_port_is_free,
     gateway_application,
     gateway_health,
@@ -47,6 +51,8 @@ class Deployed:
     url: str
     model: str
     version: int
+    ended_canary: int | None = None
+    """The candidate whose canary or shadow this deployment ended."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class EndpointState:
     replicas: int
     state: State
     pool: PoolKind
+    canary: dict[str, Any] | None = None
+    """`serve.health.CanaryHealth` of the candidate, if there is or was one."""
 
 
 def start_gateway(host: str, port: int, *, tls: Tls | None = None, code_uri: str | None = None) -> str:
@@ -89,17 +97,45 @@ def start_gateway(host: str, port: int, *, tls: Tls | None = None, code_uri: str
     return url
 
 
-def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri: str | None) -> Deployed:
-    """Deploys `recipe.name` and waits until the gateway answers for it; wakes nothing.
+def deploy_endpoint(
+    recipe: Recipe, *, tracking_uri: str, storage: str, code_uri: str | None, canary: CanarySettings | None = None
+) -> Deployed:
+    """Deploys `recipe.name`, with `canary` a candidate beside it, and waits until the gateway answers; wakes nothing.
 
     `code_uri` is an archive with this code that replicas run from; None where the nodes have it installed. An endpoint
-    that is deployed like this already is left alone. Raises `RegistryError` when no version carries the alias,
-    `ClusterError` when there is no gateway, and `ServingError` when the endpoint does not come up.
+    that is deployed like this already is left alone; a canary that runs and is not asked for again ends.
+
+    Raises `RegistryError` when no version carries the alias, `ClusterError` when there is no gateway or no GPU for it,
+    `InputError` for a canary beside no endpoint, and `ServingError` when the endpoint does not come up.
     """
     champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
     details = serve_details() or {}
     url = f"{gateway_url(details)}/{recipe.name}"
-    spec = EndpointSpec(
+    if recipe.serve.num_gpus:
+        check_gpus(recipe.serve, resources())
+    running = all_endpoints(details, shared_specs.shared_specs()).get(recipe.name)
+    if running is None and canary is not None:
+        raise InputError(
+            f"there is no endpoint {recipe.name!r} for a candidate to stand beside; deploy the champion first: "
+            "tuneserve deploy RECIPE"
+        )
+    before = running.spec.canary if running else None
+    runs = before is not None and _canary_runs(_health(recipe.name))
+    if before is not None and (before.is_like(canary) if runs else canary is None):
+        canary = before  # it goes on, or still tells how it ended
+    spec = endpoint_spec(recipe, tracking_uri, storage, code_uri, canary)
+    (_deploy_shared if spec.pool == "shared" else _deploy_own)(recipe.name, spec, details)
+    follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
+    _follow_canary(recipe.name, canary)
+    ended = before.version if before is not None and runs and before != canary else None
+    return Deployed(url, champion.name, champion.version, ended)
+
+
+def endpoint_spec(
+    recipe: Recipe, tracking_uri: str, storage: str, code_uri: str | None, canary: CanarySettings | None = None
+) -> EndpointSpec:
+    """What a recipe says of its endpoint."""
+    return EndpointSpec(
         model=recipe.registered_model,
         alias=recipe.registry.alias,
         tracking_uri=tracking_uri,
@@ -112,19 +148,32 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
         code_uri=code_uri,
         auth=recipe.serve.auth,
         pool=recipe.serve.pool,
+        num_gpus=recipe.serve.num_gpus,
+        request_log=recipe.serve.request_log,
+        canary=canary,
     )
-    if spec.pool == "shared":
-        _deploy_shared(recipe.name, spec, details)
-    else:
-        _deploy_own(recipe.name, spec, details)
-    follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
-    return Deployed(url, champion.name, champion.version)
+
+
+def _canary_runs(health: dict[str, Any] | None) -> bool:
+    """Whether a candidate is tried, by what the gateway tells of an endpoint."""
+    found = (health or {}).get("canary")
+    return found is not None and found["state"] == "running"
+
+
+def _follow_canary(name: str, canary: CanarySettings | None) -> None:
+    """Waits until the gateway draws by these settings."""
+
+    def follows() -> bool:
+        found = (_health(name) or {}).get("canary")
+        return (found and found["started_at"]) == (canary and canary.started_at)
+
+    _wait_until(follows, FOLLOW_TIMEOUT_S, f"the gateway does not take over the canary of {name!r}")
 
 
 def _deploy_own(name: str, spec: EndpointSpec, details: dict[str, Any]) -> None:
     running = endpoints_in(details).get(name)
     if running is None or running.spec != spec:
-        run(model_application(spec), name)
+        run(model_application(spec, on_serving_machines=offers(REPLICA_RESOURCE)), name)
         _wait_until_running(name)
     if name in shared_specs.shared_specs():  # only now: the pool has answered until here
         shared_specs.remove(name)
@@ -149,7 +198,7 @@ def pool() -> Pool | None:
 
 def set_pool(spec: PoolSpec) -> None:
     """Starts the shared pool, or bounds the running one anew; wakes nothing. Raises `ServingError`."""
-    run(pool_application(spec), POOL)
+    run(pool_application(spec, on_serving_machines=offers(REPLICA_RESOURCE)), POOL)
     _wait_until_running(POOL)
 
 
@@ -192,6 +241,7 @@ def endpoints() -> list[EndpointState]:
             replicas=found.num_running,
             state=known.get(name, {}).get("state", found.state),
             pool=found.spec.pool,
+            canary=known.get(name, {}).get("canary"),
         )
         for name, found in sorted(deployed.items())
     ]

@@ -17,9 +17,13 @@ from ray.serve.handle import DeploymentHandle
 
 from common.errors import InputError, RegistryError, ServingError, TrackingError
 from common.model_settings import ModelSettings
-from serve.alias_watch import AliasWatch
+from common.ray_environment import home
+from serve.alias_watch import AliasWatch, served_version
 from serve.batching import Answer, ServedVersion, Text
+from serve.canary_record import conclude, outcome_of
 from serve.endpoints import Deployment, EndpointSpec
+from serve.health import CanaryHealth
+from serve.known_versions import KnownVersions
 from serve.pool import POOL, Pool, PoolSpec
 from serve.shared_specs import SharedSpecs
 
@@ -35,8 +39,14 @@ STANDBY = "_standby"
 NUM_KEPT_BY_STANDBY = 4
 """Models that the standby holds, of endpoints that wake; each goes on elsewhere."""
 
-NUM_ATTEMPTS = 3
-"""A batch is sent again when its replica dies under it: classifying twice changes nothing."""
+PAUSES_S = (0.0, 0.2, 1.0)
+"""A batch is sent again when its replica dies under it, since classifying twice changes nothing: at once, and then
+later, because what Ray knows of a process may lag behind its end. A batch that costs so many replicas is given up."""
+
+NUM_ATTEMPTS = 1 + len(PAUSES_S)
+
+LOOK_INTERVAL_S = 0.1
+"""How often a call that is not answered yet looks whether there still is a replica to answer it."""
 
 _LOST_REPLICA = (ray.exceptions.RayActorError, ray.serve.exceptions.ReplicaUnavailableError)
 logger = logging.getLogger(__name__)
@@ -97,6 +107,7 @@ class ServeBackend:
         self._controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
         self._handle = cache(_handle)
         self._handle(STANDBY)  # a handle is told of its replicas a moment after it was made
+        self._known_versions = KnownVersions(home() / "known_versions")
         self._waking: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._specs = SharedSpecs()
         self._shared: frozenset[str] = frozenset()
@@ -116,8 +127,41 @@ class ServeBackend:
         return all_endpoints(details, shared)
 
     async def resolve(self, spec: EndpointSpec) -> ServedVersion:
-        """The version that the alias points to, and its files. Raises what `common.registry` raises."""
-        return await self._aliases.resolve(spec)
+        """The version that the alias points to, and its files. Raises what `common.registry` raises.
+
+        At first that is what a gateway before this one knew a moment ago; the next look asks the registry.
+        """
+        if (known := self._known_versions.recall(spec)) is not None:
+            return known
+        served = await self._aliases.resolve(spec)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._registry_threads, self._known_versions.note, spec, served)
+        return served
+
+    async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        """The candidate of `spec.canary`, and how that ended if it has. Raises what `common.registry` raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._candidate, name, spec)
+
+    def _candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        assert spec.canary is not None
+        registry = self._registry(spec.tracking_uri)
+        version = registry.by_version(spec.model, spec.canary.version)
+        return served_version(registry, version, spec), outcome_of(version, name, spec.canary)
+
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+        """Moves the aliases as `outcome` says and puts it on record. Raises what `common.registry` raises."""
+        registry = self._registry(spec.tracking_uri)
+        await asyncio.get_running_loop().run_in_executor(
+            self._registry_threads, conclude, registry, name, spec, outcome
+        )
+
+    async def release(self, name: str, served: ServedVersion) -> None:
+        """Has the endpoint's replicas, and the standby, give the version's memory back; wakes none."""
+        for application in (self._home(name), STANDBY):
+            handle = self._handle(application)
+            if _num_replicas(handle):
+                response = handle.broadcast("release", served.uri, served.version)
+                await response.results_async(return_exceptions=True)  # a replica that just left has given all back
 
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself; wakes nothing. Raises `ServingError`."""
@@ -138,40 +182,61 @@ class ServeBackend:
 
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
-        for attempt in range(1, NUM_ATTEMPTS + 1):
+        pauses_s = iter(PAUSES_S)
+        while True:
             application = self._application(name, served)
-            response = self._bound_for(application, served).classify.remote(served.uri, served.version, texts)
+            response: Any = self._bound_for(application, served).classify.remote(served.uri, served.version, texts)
             try:
-                return cast(list[Answer], await response)
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
-            except _LOST_REPLICA as error:
-                if attempt == NUM_ATTEMPTS:
+                if (answers := await self._answers(response, name, application)) is not None:
+                    return answers
+            except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+                if not _is_loss(error):
+                    raise _failure(name, error) from error
+                if (pause_s := next(pauses_s, None)) is None:
                     raise ServingError(f"{NUM_ATTEMPTS} replicas of {name!r} were lost one after another") from error
-            except ray.exceptions.RayTaskError as error:
-                raise ServingError(f"{name!r} does not answer: {error.cause}") from error
-            except ray.serve.exceptions.RayServeException as error:
-                raise ServingError(f"{name!r} cannot be reached: {error}; see `tuneserve status`") from error
-        raise AssertionError("unreachable")
+                await asyncio.sleep(pause_s)
+
+    async def _answers(self, response: Any, name: str, application: str) -> list[Answer] | None:
+        """The answers; None, and the call is cancelled, when the standby should be asked.
+
+        When an endpoint's last replica dies, Serve keeps its calls for the next one, which takes seconds to start.
+        """
+        outcome = asyncio.ensure_future(_outcome(response))
+        try:
+            while not (await asyncio.wait([outcome], timeout=LOOK_INTERVAL_S))[0]:
+                is_kept = application != STANDBY and not _num_replicas(self._handle(application))
+                if is_kept and self._stands_by(application, name):
+                    return None
+            return outcome.result()
+        finally:
+            if not outcome.done():
+                outcome.cancel()
+                response.cancel()
 
     def _application(self, name: str, served: ServedVersion) -> str:
         """Which application is to answer: the endpoint's own or the pool, or the standby while that has no replica."""
-        own = POOL if name in self._shared else name
+        own = self._home(name)
         is_waking = (own, name) in self._waking
-        if not is_waking and _num_replicas(self._handle(own)):
+        if (not is_waking and _num_replicas(self._handle(own))) or not self._stands_by(own, name):
             return own
-        if not _num_replicas(self._handle(STANDBY)):
-            return own
-        num_waking = sum(application == POOL for application, _ in self._waking)
-        if own == POOL and not is_waking and num_waking >= NUM_KEPT_BY_STANDBY:
-            return POOL  # its one wake serves them all; the standby would drop models that are still asked for
         if not is_waking:
             # In a context of its own: Serve cancels the calls that were made in the context of a cancelled request.
             task = asyncio.create_task(self._wake(own, name, served), context=contextvars.Context())
             self._waking[own, name] = task
             task.add_done_callback(lambda _: self._waking.pop((own, name)))
         return STANDBY
+
+    def _home(self, name: str) -> str:
+        """The application whose replicas are the endpoint's."""
+        return POOL if name in self._shared else name
+
+    def _stands_by(self, application: str, name: str) -> bool:
+        """Whether the standby takes the endpoint's batches while `application` has no replica."""
+        if not _num_replicas(self._handle(STANDBY)):
+            return False
+        # The pool's one wake serves all; the standby would drop models that are still asked for.
+        num_waking = sum(waking == POOL for waking, _ in self._waking)
+        return application != POOL or (POOL, name) in self._waking or num_waking < NUM_KEPT_BY_STANDBY
 
     def _bound_for(self, application: str, served: ServedVersion) -> DeploymentHandle[Any]:
         """The application's handle; the pool's is told the model, which decides the replica."""
@@ -185,6 +250,21 @@ class ServeBackend:
             await self._handle(STANDBY).release.remote(served.uri, served.version)
         except Exception as error:  # whoever asks next tries again
             logger.warning("%s does not wake: %s", name, error)
+
+
+async def _outcome(response: Any) -> list[Answer]:
+    return cast(list[Answer], await response)
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether the replica went away, rather than failed. Ray wraps that when it meets it inside of another call."""
+    return isinstance(error, _LOST_REPLICA) or isinstance(getattr(error, "cause", None), _LOST_REPLICA)
+
+
+def _failure(name: str, error: Exception) -> ServingError:
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return ServingError(f"{name!r} does not answer: {error.cause}")
+    return ServingError(f"{name!r} cannot be reached: {error}; see `tuneserve status`")
 
 
 def _handle(application: str) -> DeploymentHandle[Any]:

@@ -11,15 +11,20 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self
+
+from pydantic import ValidationError
 
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
 from common.recipe import AuthMode, PoolKind
+from common.request_log_settings import RequestLog
 from serve.batching import Answer, Batcher, ServedVersion, Text
-from serve.health import EndpointHealth, State
+from serve.canary import Canary
+from serve.canary_settings import CanarySettings
+from serve.health import CanaryHealth, EndpointHealth, State
 
 GATEWAY = "_gateway"
 """The gateway itself, where an endpoint is named: its Serve application is called so, and no recipe can be."""
@@ -55,17 +60,27 @@ class EndpointSpec:
     code_uri: str | None = None
     auth: AuthMode = "auto"
     pool: PoolKind = "own"
+    num_gpus: float = 0.0
+    request_log: RequestLog | None = None
+    canary: CanarySettings | None = None
 
     def as_user_config(self) -> dict[str, Any]:
         """A JSON object that `from_user_config` reads."""
-        return asdict(self)
+        return {**asdict(self), "request_log": self.request_log and self.request_log.model_dump()}
 
     @classmethod
     def from_user_config(cls, user_config: Mapping[str, Any] | None) -> Self | None:
         """The specification in a deployment's `user_config`; None when the deployment is not one of ours."""
         try:
-            return cls(**(user_config or {}))
-        except TypeError:
+            spec = cls(**(user_config or {}))
+            given = asdict(spec)
+            log = given["request_log"]
+            return replace(
+                spec,
+                canary=CanarySettings.from_json(given["canary"]),
+                request_log=None if log is None else RequestLog.model_validate(log),
+            )
+        except (TypeError, ValidationError):
             return None
 
 
@@ -103,6 +118,15 @@ class Backend(Protocol):
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
 
+    async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        """The candidate of `spec.canary`, and how that ended if it has. Raises an error that says why not."""
+
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+        """Moves the aliases as `outcome` says and puts it on record. Raises an error that says why not."""
+
+    async def release(self, name: str, served: ServedVersion) -> None:
+        """Has the endpoint's replicas give the version's memory back; wakes none."""
+
 
 class Endpoint:
     """One endpoint in the gateway."""
@@ -116,6 +140,7 @@ class Endpoint:
         self._asking = False
         self._backend = backend
         self.batcher = Batcher(partial(backend.classify, name), **_batching(deployed.spec))
+        self.canary = self._canary(deployed.spec)
 
     @property
     def spec(self) -> EndpointSpec:
@@ -134,6 +159,7 @@ class Endpoint:
             version=self.served.version if self.served else None,
             problem=self.problem,
             pool=self.spec.pool,
+            canary=self.canary.health() if self.canary else None,
         )
 
     def update(self, deployed: Deployment) -> None:
@@ -141,6 +167,8 @@ class Endpoint:
         if deployed.spec != self.spec:
             for name, value in _batching(deployed.spec).items():
                 setattr(self.batcher, name, value)
+        if deployed.spec.canary != self.spec.canary:
+            self.canary = self._canary(deployed.spec)
         self.deployed = deployed
         self.batcher.num_replicas = deployed.num_running
 
@@ -152,6 +180,8 @@ class Endpoint:
         try:
             self.served = await self._backend.resolve(self.spec)
             self.problem = None
+            if self.canary is not None:
+                await self.canary.follow(self.served)
         except Exception as error:  # whatever a tracking server or an object store can raise
             problem = str(error) or type(error).__name__
             if problem != self.problem:  # once, and not every two seconds for each of hundreds
@@ -161,12 +191,14 @@ class Endpoint:
             self._asking = False
             self._asked.set()
 
-    async def classify(self, texts: list[Text]) -> tuple[list[Answer], int]:
-        """An answer for each text, and the version that gave them all.
+    async def classify(self, texts: list[Text], request_id: str) -> tuple[list[Answer], int]:
+        """An answer for each text, and the version that gave them all; a canary draws it by the request's id.
 
         Raises `RegistryError` when no version is known, `ServingError`, and `QueueFullError`.
         """
         served = await self._known_version()
+        if self.canary is not None:
+            return await self.canary.classify(served, texts, request_id, is_awake=self.deployed.num_running > 0)
         return await self.batcher.classify(served, texts), served.version
 
     async def settings(self) -> tuple[ModelSettings, int]:
@@ -179,6 +211,9 @@ class Endpoint:
         served = await self._known_version()
         settings = await self._backend.settings(served)
         return (settings, await self._backend.card(self.spec, served)), served.version
+
+    def _canary(self, spec: EndpointSpec) -> Canary | None:
+        return Canary(self.name, spec, spec.canary, self.batcher, self._backend) if spec.canary else None
 
     async def _known_version(self) -> ServedVersion:
         await self._asked.wait()

@@ -1,10 +1,13 @@
 """The replica: loads the versions of a model that it is asked for, and classifies batches.
 
-This module starts with every wake, so it imports only what a forward pass needs: no torch, transformers or MLflow.
+This module starts with every wake, so it imports only what a forward pass needs: no torch, transformers or MLflow. A
+replica with a GPU takes `serve.gpu` for that, and with it torch, when it loads its first model.
 """
 
 import asyncio
 import hashlib
+import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +16,10 @@ from typing import Any
 
 import psutil
 
-from common.classifier import Classifier, Text
-from common.errors import InputError, ModelError
+from common.classifier import Classifier, Prediction, Text
+from common.errors import InputError, ModelError, ServingError
 from common.location import cached_copy, local_path
+from common.model_settings import weights_beside
 from serve.autoscaling import IDLE_METRIC
 from serve.engines import Engines
 from serve.turns import Turns
@@ -24,6 +28,7 @@ NUM_KEPT = 2
 """Versions held in memory: the present one and the one before it, which a rollback or a late batch asks for."""
 
 _IMPORTED_AT = time.time()
+logger = logging.getLogger(__name__)
 
 
 def fetch(uri: str) -> Path:
@@ -44,10 +49,45 @@ def fetch(uri: str) -> Path:
     return folder
 
 
+def load(uri: str) -> Classifier:
+    """The classifier at `uri` on the CPU. Raises `ModelError`."""
+    return Classifier.load(fetch(uri))
+
+
+def load_on_gpu(uri: str) -> Classifier:
+    """The classifier at `uri` on this process's GPU, by the weights beside it. Raises `ModelError`, `ServingError`."""
+    try:
+        import serve.gpu as gpu
+    except ImportError as error:
+        raise ServingError(
+            f"a replica with a GPU needs torch and transformers ({error}): install tuneserve[serve-gpu] on the nodes "
+            "that have GPUs, or set serve.num_gpus=0"
+        ) from error
+    return gpu.load(fetch(uri), fetch(weights_beside(uri)))
+
+
+def _classify(engine: Classifier, texts: Sequence[Text]) -> list[Prediction]:
+    """A prediction for each text, by halves when the whole fails: who sent a text that the model fails on fails alone.
+
+    The scores of that text are no numbers, for which its request is refused.
+    """
+    try:
+        return engine.classify(texts)
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        if len(texts) == 1:
+            # Of the error its kind alone: its words may quote the text.
+            logger.error("the model fails on a text: %s", type(error).__name__)
+            scores = dict.fromkeys(engine.labels, math.nan)
+            return [Prediction(engine.labels[0], math.nan, scores, tuple(scores.values()), truncated=False)]
+        middle = len(texts) // 2
+        return _classify(engine, texts[:middle]) + _classify(engine, texts[middle:])
+
+
 class Model:
     """The Serve deployment behind an endpoint. The gateway says with each batch which version classifies it."""
 
-    def __init__(self, num_kept: int = NUM_KEPT) -> None:
+    def __init__(self, num_kept: int = NUM_KEPT, *, on_gpu: bool = False) -> None:
+        self._load_model = load_on_gpu if on_gpu else load
         self._engines = Engines(self._load, num_kept)
         # One forward pass at a time: it takes one core, and two would only delay each other.
         self._core = Turns()
@@ -80,7 +120,7 @@ class Model:
         with self._at_work():
             engine = await self._engine(uri, version)
             async with self._core.take(uri):
-                predictions = await asyncio.to_thread(engine.classify, texts)
+                predictions = await asyncio.to_thread(_classify, engine, texts)
         return [vars(found) for found in predictions]
 
     async def _engine(self, uri: str, version: int) -> Classifier:
@@ -90,7 +130,7 @@ class Model:
             raise ModelError(f"version {version} cannot be loaded: {error}") from error
 
     def _load(self, uri: str) -> Classifier:
-        classifier = Classifier.load(fetch(uri))
+        classifier = self._load_model(uri)
         self._times["load"] = time.time()
         return classifier
 

@@ -1,7 +1,10 @@
 """One request to an endpoint, whatever its protocol: its body is read, its texts are classified, within the limits."""
 
 import asyncio
+import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -10,14 +13,20 @@ from starlette.requests import ClientDisconnect
 
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
+from serve.answered import Answered
 from serve.batching import Answer, QueueFullError, Text
+from serve.bodies import MAX_MARKS, has_too_many_values, off_loop
 from serve.endpoints import Endpoint
+from serve.request_id import REQUEST_ID
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """A larger body is refused before it is read to the end."""
 
 MAX_TEXT_CHARS = 100_000
 """A longer text is refused: its tokens would hold up the texts beside it, and models read a few hundred of them."""
+
+MAX_MESSAGE_CHARS = 1000
+"""A longer refusal is cut off."""
 
 RETRY_AFTER_S = 1
 """What a client that is turned away for now is asked to wait."""
@@ -39,7 +48,8 @@ class RefusedError(Exception):
     """
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        # What is quoted is the client's: a name of four million characters is not sent back.
+        super().__init__(message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]} ...")
         self.status = status
 
     @property
@@ -57,6 +67,11 @@ class Exchange:
         self._deadline_s = deadline_s
         self.version = endpoint.served.version if endpoint.served else None
         """The version that answered, or, before that, the one that would."""
+        self.texts: Sequence[Text] = ()
+        """What is to be classified, once it is read and within the limits."""
+        self.answers: Sequence[Answer] = ()
+        self._at = datetime.now(UTC)
+        self._began_at = time.perf_counter()
 
     def content_type(self) -> str:
         """The body's type in lower case, without parameters; empty when the client gave none."""
@@ -89,15 +104,16 @@ class Exchange:
     async def json(self) -> dict[str, Any]:
         """The JSON object in the body."""
         self.require_content_type(JSON_TYPES)
-        return json_object(await self.body())
+        return await off_loop(json_object, await self.body())
 
     async def classify(self, texts: Sequence[Text]) -> list[Answer]:
         """An answer for each text, in their order, all by one version."""
         self._check(texts)
+        self.texts = texts
         limit_s = self._time_limit_s()
         try:
             async with asyncio.timeout(limit_s):
-                answers, self.version = await self.endpoint.classify(list(texts))
+                answers, self.version = await self.endpoint.classify(list(texts), self._request_id())
         except QueueFullError:
             waiting, limit = self.endpoint.batcher.num_waiting, self.endpoint.spec.max_queued_requests
             message = (
@@ -115,7 +131,23 @@ class Exchange:
         for number, answer in enumerate(answers):
             if answer["score"] != answer["score"]:  # NaN, which JSON cannot say
                 raise RefusedError(500, f"the model's score for text {number} is not a number; promote another version")
+        self.answers = answers
         return answers
+
+    def answered(self, protocol: str, status: int) -> Answered:
+        """What became of the texts of a request in that protocol."""
+        return Answered(
+            endpoint=self.endpoint.name,
+            spec=self.endpoint.spec,
+            protocol=protocol,
+            request_id=self.request.scope.get(REQUEST_ID, ""),
+            at=self._at,
+            latency_s=time.perf_counter() - self._began_at,
+            status=status,
+            version=self.version,
+            texts=self.texts,
+            answers=self.answers,
+        )
 
     def require_version(self) -> None:
         """Refuses while nobody knows which version is to answer."""
@@ -160,6 +192,11 @@ class Exchange:
                     413, f"text {number} has {num_chars} characters and may have {MAX_TEXT_CHARS}; send its beginning"
                 )
 
+    def _request_id(self) -> str:
+        """The request's id; one of its own where no middleware gave it one."""
+        found: str = self.request.scope.get(REQUEST_ID) or uuid.uuid4().hex
+        return found
+
     def _time_limit_s(self) -> float:
         """Seconds that the answer may take: what the client said of a wake, where one is needed."""
         given = self.request.headers.get(SCALE_UP_HEADER)
@@ -176,6 +213,10 @@ class Exchange:
 
 def json_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises `RefusedError`; so does a lone surrogate, which no tokenizer takes."""
+    if has_too_many_values(body):
+        raise RefusedError(
+            413, f"the body holds more than {MAX_MARKS} values and separators; send the texts in several requests"
+        )
     try:
         found = pydantic_core.from_json(body)
     except ValueError as error:

@@ -24,6 +24,9 @@ from serve.gateway_replica import GatewayReplica
 from serve.gateway_server import Listener
 from serve.pool import TARGET_ONGOING_BATCHES, PoolSpec
 
+HEALTH_CHECK_PERIOD_S = 0.5
+"""How often Serve looks whether a process is still there. A killed one is missed for as long; a look costs nothing."""
+
 MAX_STANDBY_BATCHES = 100
 """Batches of all endpoints at once that wake; each endpoint has a few open."""
 
@@ -36,6 +39,9 @@ LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 
 GATEWAY_DEPLOYMENT = "Gateway"
 """Name of the deployment in the gateway's Serve application."""
+
+REPLICA_RESOURCE = "tuneserve_replica"
+"""What machines for endpoints offer, a unit for each replica that they may hold; `cluster.yaml` has a type of them."""
 
 _ON_HEAD: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 _ANY_HOST = {"0.0.0.0", "::", ""}
@@ -115,7 +121,7 @@ def gateway_application(listener: Listener, code_uri: str | None) -> ray.serve.A
         user_config=listener.as_user_config(),
         ray_actor_options={**_ON_HEAD, "runtime_env": _runtime_env(code_uri)},
         logging_config=LOGGING,
-        health_check_period_s=2.0,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
     )
     return deployment(GatewayReplica).bind()
 
@@ -128,13 +134,18 @@ def standby_application(code_uri: str | None) -> ray.serve.Application:
         max_ongoing_requests=MAX_STANDBY_BATCHES,
         ray_actor_options={**_ON_HEAD, "runtime_env": _runtime_env(code_uri)},
         logging_config=LOGGING,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_wait_loop_s=0.2,
     )
     return deployment(Model).bind(NUM_KEPT_BY_STANDBY)
 
 
-def model_application(spec: EndpointSpec) -> ray.serve.Application:
-    """The deployment behind an endpoint: no replica until a batch waits, `max_replicas` at most."""
+def model_application(spec: EndpointSpec, *, on_serving_machines: bool = False) -> ray.serve.Application:
+    """The deployment behind an endpoint: no replica until a batch waits, `max_replicas` at most.
+
+    `on_serving_machines`: the cluster has machines for replicas, or its autoscaler can start some (`REPLICA_RESOURCE`).
+    A replica then goes there and nowhere else: its machine counts as busy, and one comes when none is there.
+    """
     deployment = ray.serve.deployment(
         name=DEPLOYMENT,
         user_config=spec.as_user_config(),
@@ -145,15 +156,30 @@ def model_application(spec: EndpointSpec) -> ray.serve.Application:
         max_ongoing_requests=max(2, round(spec.target_ongoing_requests)),
         # No CPU reserved: a sweep holds all of a small cluster's, and the first request would wait for its end; nor
         # must an awake replica hold up a training. It forwards in one thread, and `max_replicas` bounds how many do.
-        ray_actor_options={"num_cpus": 0, "runtime_env": _runtime_env(spec.code_uri)},
+        ray_actor_options={
+            "num_cpus": 0,
+            **_gpus(spec),
+            # Machines for endpoints have no GPUs; one that asks for a GPU goes where that is.
+            "resources": {REPLICA_RESOURCE: 1.0} if on_serving_machines and not spec.num_gpus else {},
+            "runtime_env": _runtime_env(spec.code_uri),
+        },
         logging_config=LOGGING,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return deployment(Model).bind()
+    return deployment(Model).bind(on_gpu=spec.num_gpus > 0)
 
 
-def pool_application(spec: PoolSpec) -> ray.serve.Application:
-    """The shared pool: no replica until a batch waits, `max_replicas` at most, each with models of its own."""
+def _gpus(spec: EndpointSpec) -> dict[str, float]:
+    # Left out and not 0: Ray would take 0 for a wish to hide all GPUs, and warn.
+    return {"num_gpus": spec.num_gpus} if spec.num_gpus else {}
+
+
+def pool_application(spec: PoolSpec, *, on_serving_machines: bool = False) -> ray.serve.Application:
+    """The shared pool: no replica until a batch waits, `max_replicas` at most, each with models of its own.
+
+    What its replicas reserve, and where they go, is as for an endpoint's own.
+    """
     router: Any = "serve.affinity:ModelAffinityRouter"
     deployment = ray.serve.deployment(
         name=DEPLOYMENT,
@@ -161,8 +187,13 @@ def pool_application(spec: PoolSpec) -> ray.serve.Application:
         autoscaling_config=_autoscaling(0, spec.max_replicas, TARGET_ONGOING_BATCHES, spec.downscale_to_zero_delay_s),
         max_ongoing_requests=MAX_POOL_BATCHES,
         request_router_config=RequestRouterConfig(request_router_class=router),
-        ray_actor_options={"num_cpus": 0, "runtime_env": _runtime_env(spec.code_uri)},  # as an endpoint's own
+        ray_actor_options={
+            "num_cpus": 0,
+            "resources": {REPLICA_RESOURCE: 1.0} if on_serving_machines else {},
+            "runtime_env": _runtime_env(spec.code_uri),
+        },
         logging_config=LOGGING,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_wait_loop_s=0.2,
     )
     return deployment(PooledModel).bind()

@@ -47,7 +47,7 @@ class FakeRegistry:
             raise RegistryError(f"no {name}")
         return ModelVersion(name, self.champions[name], f"/{name}/{self.made_at}", "run")
 
-    def fetchable_uri(self, version: ModelVersion, storage: str) -> str:
+    def fetchable_uri(self, version: ModelVersion, storage: str, *, with_weights: bool) -> str:
         return f"{version.uri}/{version.version}"
 
 

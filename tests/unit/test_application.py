@@ -6,15 +6,18 @@ import httpx
 import pytest
 import ray.serve
 
-from common.errors import ClusterError, ServingError
+from common.errors import ClusterError, InputError, ServingError
+from common.machines import Node, Resources
 from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from common.registry import ModelVersion
 from serve import application, shared_specs
 from serve.application import Deployed, deploy_endpoint, endpoints, follow_alias, start_gateway
 from serve.backend import STANDBY, all_endpoints
-from serve.endpoints import GATEWAY
+from serve.canary_settings import CanarySettings
+from serve.endpoints import GATEWAY, EndpointSpec
 from serve.pool import POOL, PoolSpec
+from serve.ray_serve import REPLICA_RESOURCE
 from tests.fake_store import FakeStore
 
 URL = "http://127.0.0.1:8000"
@@ -33,6 +36,9 @@ class FakeServe:
         self.problem: str | None = None
         self.answered_by: list[dict[str, str]] = []
         """Whose replicas the gateway sent each endpoint's batches to, at each look."""
+        self.canary_state = "running"
+        self.offered: set[str] = set()
+        self.reserved: dict[str, Any] = {}
 
     def start(self) -> None:
         self.started.append("serve")
@@ -42,6 +48,7 @@ class FakeServe:
         self.started.append(name)
         assert self.details is not None
         bound = app._bound_deployment
+        self.reserved = bound.ray_actor_options.get("resources", {})
         config = {"user_config": bound.user_config}
         deployments = {bound.name: {"deployment_config": config, "replicas": [], "target_num_replicas": 0}}
         self.details["applications"][name] = {"status": self.status, "message": "no", "deployments": deployments}
@@ -58,13 +65,19 @@ class FakeServe:
         told = {"version": self.version, "state": "waking", "problem": self.problem}
         deployed = all_endpoints(self.details, shared_specs.shared_specs())
         self.answered_by.append({name: found.spec.pool for name, found in deployed.items()})
-        return {name: {"name": name, "pool": found.spec.pool, **told} for name, found in deployed.items()}
+        return {
+            name: {"name": name, "pool": found.spec.pool, **told, "canary": self.canary(found.spec)}
+            for name, found in deployed.items()
+        }
 
     def delete(self, name: str) -> None:
         assert self.details is not None
         del self.details["applications"][name]
         assert self.answered_by[-1].get(name) != "own", "the gateway still sends its batches there"
         self.started.append(f"deleted {name}")
+
+    def canary(self, spec: EndpointSpec) -> dict[str, Any] | None:
+        return spec.canary and {"state": self.canary_state, "started_at": spec.canary.started_at}
 
 
 @pytest.fixture
@@ -81,6 +94,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     monkeypatch.setattr(application, "start", fake.start)
     monkeypatch.setattr(application, "check_port_is_free", lambda host, port: None)
     monkeypatch.setattr(application, "run", fake.run)
+    monkeypatch.setattr(application, "offers", lambda resource: resource in fake.offered)
     monkeypatch.setattr(application, "gateway_health", fake.health)
     monkeypatch.setattr(application, "ModelRegistry", Registry)
     monkeypatch.setattr(ray.serve, "delete", fake.delete)
@@ -100,8 +114,14 @@ def recipe(*overrides: str) -> Recipe:
     return load_recipe(shipped_recipes()["quickstart"], overrides)
 
 
-def deploy(*overrides: str) -> Deployed:
-    return deploy_endpoint(recipe(*overrides), tracking_uri="sqlite:////s/mlflow.db", storage="/s", code_uri=None)
+def deploy(*overrides: str, canary: CanarySettings | None = None) -> Deployed:
+    return deploy_endpoint(
+        recipe(*overrides), tracking_uri="sqlite:////s/mlflow.db", storage="/s", code_uri=None, canary=canary
+    )
+
+
+def candidate(version: int, started_at: str = "now") -> CanarySettings:
+    return CanarySettings("canary", 10, version, "candidate", 200, 0.8, started_at)
 
 
 def test_serve_and_the_gateway_are_started_once(fake: FakeServe) -> None:
@@ -127,6 +147,59 @@ def test_only_a_changed_endpoint_is_deployed_again(gateway: FakeServe) -> None:
     assert gateway.started == ["quickstart"]
     deploy("serve.max_replicas=5")
     assert gateway.started == ["quickstart", "quickstart"]
+
+
+def test_an_endpoint_that_wants_a_gpu_is_deployed_with_it_where_there_is_one(
+    gateway: FakeServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes: list[Node] = [Node(4.0, 0.0)]
+    monkeypatch.setattr(application, "resources", lambda: Resources(tuple(nodes)))
+    with pytest.raises(ClusterError, match=r"serve\.num_gpus 0\.5: the cluster has a place for 0 of 1"):
+        deploy("serve.num_gpus=0.5")
+    assert gateway.started == []
+    nodes.append(Node(8.0, 1.0))
+    deploy("serve.num_gpus=0.5")
+    (found,) = application._deployed().values()
+    assert found.spec.num_gpus == 0.5
+
+
+def test_replicas_go_to_machines_for_endpoints_where_the_cluster_has_or_may_start_some(gateway: FakeServe) -> None:
+    deploy()
+    assert gateway.reserved == {}
+    gateway.offered.add(REPLICA_RESOURCE)
+    deploy("serve.max_replicas=5")
+    assert gateway.reserved == {REPLICA_RESOURCE: 1.0}
+
+
+def test_a_candidate_needs_an_endpoint_to_stand_beside(gateway: FakeServe) -> None:
+    with pytest.raises(InputError, match=r"no endpoint 'quickstart' for a candidate .* tuneserve deploy RECIPE"):
+        deploy(canary=candidate(4))
+    assert gateway.started == []
+
+
+def test_a_canary_that_runs_goes_on_when_it_is_asked_for_again_and_ends_when_it_is_not(gateway: FakeServe) -> None:
+    deploy()
+    gateway.started.clear()
+    assert deploy(canary=candidate(4)).ended_canary is None
+    assert deploy(canary=candidate(4, "later")).ended_canary is None
+    assert gateway.started == ["quickstart"]
+
+    assert deploy(canary=candidate(5)).ended_canary == 4
+    assert deploy().ended_canary == 5
+    assert deploy().ended_canary is None
+    assert gateway.started == ["quickstart"] * 3
+
+
+def test_how_a_canary_ended_is_told_until_the_next_one(gateway: FakeServe) -> None:
+    deploy()
+    deploy(canary=candidate(4))
+    gateway.canary_state, gateway.started = "rolled back", []
+
+    assert deploy().ended_canary is None  # it had ended, and nothing is deployed anew for that
+    assert gateway.started == []
+    assert deploy(canary=candidate(4, "later")).ended_canary is None
+    assert gateway.started == ["quickstart"]
+    assert gateway.health()["quickstart"]["canary"] == {"state": "rolled back", "started_at": "later"}
 
 
 def test_what_serve_cannot_run_is_an_error_with_its_reason(gateway: FakeServe) -> None:
@@ -190,6 +263,14 @@ def test_the_bounds_of_a_pool_can_be_changed(gateway: FakeServe) -> None:
     found = application.pool()
     assert found is not None
     assert found.spec == PoolSpec(max_replicas=7)
+
+
+def test_a_candidate_stands_beside_an_endpoint_on_the_pool_too(gateway: FakeServe) -> None:
+    deploy(*SHARED)
+    deploy(*SHARED, canary=candidate(4))
+    assert shared_specs.shared_specs()["quickstart"].canary == candidate(4)
+    assert gateway.started == [POOL]
+    assert deploy(*SHARED).ended_canary == 4
 
 
 @pytest.mark.parametrize("pool", ["own", "shared"])

@@ -7,11 +7,20 @@ from typing import Any, ClassVar
 import pytest
 import ray
 import ray.exceptions
+import ray.serve.exceptions
 
 import serve.backend
 from common.errors import ModelError, ServingError, TrackingError
 from serve import shared_specs
-from serve.backend import NUM_KEPT_BY_STANDBY, STANDBY, ServeBackend, all_endpoints, endpoints_in
+from serve.backend import (
+    NUM_ATTEMPTS,
+    NUM_KEPT_BY_STANDBY,
+    PAUSES_S,
+    STANDBY,
+    ServeBackend,
+    all_endpoints,
+    endpoints_in,
+)
 from serve.batching import ServedVersion
 from serve.endpoints import Deployment
 from serve.pool import POOL, PoolSpec
@@ -63,7 +72,8 @@ class FakeHandle:
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> ServeBackend:
+def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ServeBackend:
+    monkeypatch.setenv("TUNESERVE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(ray, "get_actor", lambda name, namespace: None)
     monkeypatch.setattr(serve.backend, "_handle", lambda name: FakeHandle())
     monkeypatch.setattr(serve.backend, "_num_replicas", lambda handle: handle.num_replicas)
@@ -75,18 +85,44 @@ def answer(backend: ServeBackend, handle: FakeHandle, monkeypatch: pytest.Monkey
     return asyncio.run(backend.classify("news", SERVED, ["a"]))
 
 
-def test_a_batch_is_sent_again_when_its_replica_dies(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    handle = FakeHandle(ray.exceptions.RayActorError(), ray.exceptions.RayActorError(), [{"label": "good"}])
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    taken: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        taken.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return taken
+
+
+WRAPPED = ray.exceptions.RayTaskError("classify", "Traceback ...", ray.exceptions.ActorDiedError())
+
+
+@pytest.mark.parametrize("lost", [ray.exceptions.ActorDiedError(), ray.exceptions.RayActorError(), WRAPPED])
+def test_a_batch_is_sent_again_when_its_replica_dies(
+    lost: Exception, backend: ServeBackend, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = FakeHandle(*[lost] * len(PAUSES_S), [{"label": "good"}])
 
     assert answer(backend, handle, monkeypatch) == [{"label": "good"}]
-    assert handle.calls == [("/models/3/onnx", 3, ["a"])] * 3
+    assert handle.calls == [("/models/3/onnx", 3, ["a"])] * NUM_ATTEMPTS
+    assert pauses == list(PAUSES_S)
 
 
 def test_a_batch_that_costs_one_replica_after_another_is_given_up(
-    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+    backend: ServeBackend, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ServingError, match="3 replicas of 'news' were lost"):
-        answer(backend, FakeHandle(*[ray.exceptions.RayActorError()] * 3), monkeypatch)
+    with pytest.raises(ServingError, match=f"{NUM_ATTEMPTS} replicas of 'news' were lost"):
+        answer(backend, FakeHandle(*[ray.exceptions.RayActorError()] * NUM_ATTEMPTS), monkeypatch)
+
+
+def test_what_serve_refuses_is_not_asked_again(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = FakeHandle(ray.serve.exceptions.RayServeException("no such deployment"))
+
+    with pytest.raises(ServingError, match="'news' cannot be reached: no such deployment; see `tuneserve status`"):
+        answer(backend, handle, monkeypatch)
+    assert len(handle.calls) == 1
 
 
 def test_what_a_replica_raises_is_told_without_its_traceback(
@@ -148,6 +184,11 @@ def test_a_batch_that_nobody_waits_for_is_cancelled(backend: ServeBackend, monke
     assert handle.responses[0].is_cancelled
 
 
+async def woken(backend: ServeBackend) -> None:
+    while backend._waking:
+        await asyncio.sleep(0)
+
+
 class Preparing:
     """The handle of an endpoint that wakes when it is told to."""
 
@@ -178,14 +219,56 @@ def test_the_standby_answers_until_the_endpoint_has_a_replica_with_its_model(
         await asyncio.sleep(0)  # the wake runs beside the answers
         assert handles["news"].prepared == [("/models/3/onnx", 3)]
         handles["news"].is_awake.set()
-        await backend._waking["news", "news"]
+        await woken(backend)
         assert await backend.classify("news", SERVED, ["a"]) == ["own"]
         handles["news"].num_replicas = 0  # asleep again
         assert await backend.classify("news", SERVED, ["a"]) == ["standby"]
-        await backend._waking["news", "news"]
+        await woken(backend)
         assert len(handles["news"].prepared) == 2
 
     asyncio.run(scenario())
+
+
+def test_a_call_whose_last_replica_died_goes_to_the_standby_and_not_into_serves_queue(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, standby = FakeHandle(None), FakeHandle(["standby"])
+    handles = {"news": own, STANDBY: standby}
+    monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+    monkeypatch.setattr(serve.backend, "LOOK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(backend, "_wake", lambda application, name, served: asyncio.sleep(0))
+
+    async def scenario() -> None:
+        asked = asyncio.create_task(backend.classify("news", SERVED, ["a"]))
+        while not own.calls:
+            await asyncio.sleep(0)
+        own.num_replicas = 0
+        assert await asked == ["standby"]
+
+    asyncio.run(scenario())
+    assert own.responses[0].is_cancelled
+
+
+def test_a_gateway_that_takes_anothers_place_begins_with_the_versions_that_one_knew(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Registry:
+        def by_alias(self, model: str, alias: str) -> Any:
+            asked.append(model)
+            return SimpleNamespace(version=len(asked))
+
+        def fetchable_uri(self, version: Any, storage: str, *, with_weights: bool) -> str:
+            return f"/models/{version.version}"
+
+    monkeypatch.setattr(serve.backend, "_registry", lambda uri: Registry())
+    first, second = ServeBackend(), ServeBackend()
+
+    assert asyncio.run(first.resolve(SPEC)) == ServedVersion(1, "/models/1")
+    assert asyncio.run(second.resolve(SPEC)) == ServedVersion(1, "/models/1")
+    assert asked == [SPEC.model]
+    assert asyncio.run(second.resolve(SPEC)) == ServedVersion(2, "/models/2")
 
 
 def test_without_a_standby_the_endpoint_wakes_by_itself(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +415,7 @@ def test_the_standby_answers_for_a_shared_endpoint_until_the_pool_has_its_model(
         assert await backend.classify("news", SERVED, ["a"]) == ["standby"]  # that has no model yet
         assert await backend.classify("mail", SERVED, ["a"]) == ["own"]  # loads it there as well as anywhere
         handles[POOL].is_awake.set()
-        await backend._waking[POOL, "news"]
+        await woken(backend)
         assert await backend.classify("news", SERVED, ["a"]) == ["own"]
 
     asyncio.run(scenario())

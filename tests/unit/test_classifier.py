@@ -13,7 +13,7 @@ from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
-from common.classifier import Classifier, probabilities
+from common.classifier import MAX_BATCH_SIZE, MAX_CHARS_PER_TOKEN, Classifier, Inputs, Logits, probabilities
 from common.errors import ModelError
 from tests.tiny_model import VOCABULARY, build_engine
 
@@ -101,6 +101,37 @@ def test_no_text_that_json_can_say_fails_the_texts_beside_it(folder: Path, text:
     assert (before.label, after.label) == ("good", "bad")
 
 
+def test_the_tokenizer_sees_no_more_of_a_text_than_the_model_could_read(folder: Path) -> None:
+    given: list[object] = []
+
+    class Counting:
+        def encode_batch_fast(self, texts):
+            given.extend(texts)
+            return classifier._tokenizer.encode_batch_fast(texts)
+
+    classifier = Classifier.load(folder)
+    limit = MAX_CHARS_PER_TOKEN * classifier.max_length
+    texts = ["bad" + " " * 99_997, ("good", "x" * 100_000), "good"]
+    answers = replace(classifier, _tokenizer=Counting()).classify(texts)
+
+    assert given == [texts[0][:limit], ("good", "x" * limit), "good"]
+    assert [found.truncated for found in answers] == [True, True, False]
+    assert answers[0].label == "bad"
+
+
+def test_a_text_is_padded_to_neighbours_of_its_length_and_not_to_the_longest_of_all(folder: Path) -> None:
+    widths: list[int] = []
+
+    def model(inputs: Inputs) -> Logits:
+        widths.append(inputs["input_ids"].shape[1])
+        return np.zeros((MAX_BATCH_SIZE, 2), dtype=np.float32)
+
+    texts = ["good", "bad " * 50] * MAX_BATCH_SIZE
+    Classifier.load(folder).with_model(model, MAX_BATCH_SIZE).classify(texts)
+
+    assert widths == [1, 50]
+
+
 def test_no_texts_and_empty_texts_are_answered(folder: Path) -> None:
     classifier = Classifier.load(folder)
 
@@ -111,16 +142,11 @@ def test_no_texts_and_empty_texts_are_answered(folder: Path) -> None:
 def test_a_text_without_tokens_is_padded_to_one_because_models_cannot_take_none(folder: Path) -> None:
     fed: dict[str, np.ndarray] = {}
 
-    class Session:
-        def get_inputs(self):
-            return classifier._session.get_inputs()
+    def model(inputs: Inputs) -> Logits:
+        fed.update(inputs)
+        return np.zeros((1, 2), dtype=np.float32)
 
-        def run(self, names, feeds):
-            fed.update(feeds)
-            return classifier._session.run(names, feeds)
-
-    classifier = Classifier.load(folder)
-    replace(classifier, _session=Session()).logits([""])
+    Classifier.load(folder).with_model(model, batch_size=8).logits([""])
 
     assert {name: array.tolist() for name, array in fed.items()} == {"input_ids": [[0]], "attention_mask": [[0]]}
 

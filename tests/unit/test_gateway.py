@@ -38,17 +38,18 @@ def test_one_text_gets_one_prediction(body: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        (b"", "Invalid JSON"),
-        (b"{", "Invalid JSON"),
-        (b"[1]", "should be an object"),
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[1]", "JSON array; send an object"),
         (b"{}", "exactly one of"),
-        (b'{"texts": []}', "at least 1"),
-        (b'{"texts": ["a", 1]}', "texts.1"),
+        (b'{"texts": []}', "at least one"),
+        (b'{"texts": ["a", 1]}', "texts[1]: expected a string and not number"),
         (b'{"text": null}', "exactly one of"),
         (b'{"text": "a", "texts": ["b"]}', "exactly one of"),
-        (b'{"data": {"text": "a"}}', "data.sentence"),
+        (b'{"data": {"text": "a"}}', "data: 'text' is not known here"),
+        (b'{"data": {}}', "data.sentence: expected a string"),
         (b'{"inputs": "a"}', "inputs"),
-        (b'{"text": "\\ud800"}', "Invalid JSON"),
+        (b'{"text": "\\ud800"}', "not JSON"),
     ],
 )
 def test_a_wrong_body_is_explained_and_reaches_no_replica(body: bytes, problem: str) -> None:
@@ -77,6 +78,16 @@ def test_health_documentation_and_wrong_paths_reach_no_replica() -> None:
         assert list(statuses.values()) == [200, 200, 200, 200, 200, 200, 405]
         assert (unknown.status_code, unknown.json()) == (404, {"error": "there is no endpoint 'olds'; there are: news"})
         assert backend.batches == []
+
+    run(scenario)
+
+
+def test_a_probe_for_a_proxy_of_serves_finds_the_gateway() -> None:
+    async def scenario() -> None:
+        async with gateway(FakeBackend()) as client:
+            answer = await client.get("/-/healthz")
+
+        assert (answer.status_code, answer.text) == (200, "success")
 
     run(scenario)
 
@@ -197,6 +208,7 @@ def test_health_tells_how_awake_the_endpoint_is(deployment: Deployment, state: s
             "version": 1,
             "problem": None,
             "pool": "own",
+            "canary": None,
         }
         assert health == expected
         assert whole == {"status": "ok", "endpoints": [expected]}
@@ -302,12 +314,12 @@ def test_the_alias_is_followed_and_each_answer_names_the_version_that_gave_it() 
         endpoints = Endpoints(backend)
         await endpoints.look_at_deployments()
         backend.is_open.clear()
-        before = asyncio.create_task(endpoints["news"].classify(["a"]))
+        before = asyncio.create_task(endpoints["news"].classify(["a"], "id"))
         await settle()
         backend.version = 2
         await endpoints.look_at_aliases()
         await settle()
-        after = asyncio.create_task(endpoints["news"].classify(["b"]))
+        after = asyncio.create_task(endpoints["news"].classify(["b"], "id"))
         await settle()
         backend.is_open.set()
 
@@ -327,7 +339,7 @@ def test_an_unreachable_registry_stops_no_answers() -> None:
         await endpoints.look_at_aliases()
         await settle()
 
-        assert (await endpoints["news"].classify(["a"]))[1] == 1
+        assert (await endpoints["news"].classify(["a"], "id"))[1] == 1
         assert endpoints["news"].health().problem == "http://away does not answer"
 
         backend.registry_error = None
@@ -369,7 +381,7 @@ def test_endpoints_come_and_go_with_their_deployments() -> None:
         assert endpoints.names() == ["news", "spam"]
 
         backend.is_open.clear()
-        request = asyncio.create_task(endpoints["spam"].classify(["a"]))
+        request = asyncio.create_task(endpoints["spam"].classify(["a"], "id"))
         await settle()
         del backend.deployed["spam"]
         await endpoints.look_at_deployments()
