@@ -237,7 +237,7 @@ def test_a_gateway_that_takes_anothers_place_begins_with_the_versions_that_one_k
             asked.append(model)
             return SimpleNamespace(version=len(asked))
 
-        def fetchable_uri(self, version: Any, storage: str) -> str:
+        def fetchable_uri(self, version: Any, storage: str, *, with_weights: bool) -> str:
             return f"/models/{version.version}"
 
     monkeypatch.setattr(serve.backend, "_registry", lambda uri: Registry())
