@@ -15,9 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self
 
+from pydantic import ValidationError
+
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
 from common.recipe import AuthMode
+from common.request_log_settings import RequestLog
 from serve.batching import Answer, Batcher, ServedVersion, Text
 from serve.canary import Canary
 from serve.canary_settings import CanarySettings
@@ -54,19 +57,26 @@ class EndpointSpec:
     code_uri: str | None = None
     auth: AuthMode = "auto"
     num_gpus: float = 0.0
+    request_log: RequestLog | None = None
     canary: CanarySettings | None = None
 
     def as_user_config(self) -> dict[str, Any]:
         """A JSON object that `from_user_config` reads."""
-        return asdict(self)
+        return {**asdict(self), "request_log": self.request_log and self.request_log.model_dump()}
 
     @classmethod
     def from_user_config(cls, user_config: Mapping[str, Any] | None) -> Self | None:
         """The specification in a deployment's `user_config`; None when the deployment is not one of ours."""
         try:
             spec = cls(**(user_config or {}))
-            return replace(spec, canary=CanarySettings.from_json(asdict(spec)["canary"]))
-        except TypeError:
+            given = asdict(spec)
+            log = given["request_log"]
+            return replace(
+                spec,
+                canary=CanarySettings.from_json(given["canary"]),
+                request_log=None if log is None else RequestLog.model_validate(log),
+            )
+        except (TypeError, ValidationError):
             return None
 
 

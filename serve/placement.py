@@ -1,7 +1,7 @@
 """Whether a cluster has a place for an endpoint's replicas. Serve itself would wait for one without end."""
 
-from common.cluster import Resources
 from common.errors import ClusterError
+from common.machines import Resources
 from common.recipe import Serve
 
 

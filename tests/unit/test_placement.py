@@ -1,7 +1,7 @@
 import pytest
 
-from common.cluster import Node, Resources
 from common.errors import ClusterError
+from common.machines import Node, Resources
 from common.recipe import Serve
 from serve.placement import check_gpus
 

@@ -14,6 +14,7 @@ from serve.endpoints import GATEWAY, EndpointSpec
 from serve.gateway_server import Listener, Tls
 from serve.ray_serve import (
     GATEWAY_DEPLOYMENT,
+    REPLICA_RESOURCE,
     gateway_application,
     gateway_url,
     model_application,
@@ -54,6 +55,17 @@ def test_the_standby_answers_on_the_cpu_for_endpoints_with_gpus_too() -> None:
 
     assert "num_gpus" not in standby.ray_actor_options
     assert standby._replica_config.init_kwargs == {}
+
+
+def test_replicas_take_a_place_on_serving_machines_where_there_are_some_and_none_elsewhere() -> None:
+    anywhere: Any = model_application(SPEC)._bound_deployment
+    there: Any = model_application(SPEC, on_serving_machines=True)._bound_deployment
+
+    assert anywhere.ray_actor_options.get("resources", {}) == {}
+    assert there.ray_actor_options["resources"] == {REPLICA_RESOURCE: 1.0}
+    assert there.ray_actor_options["num_cpus"] == 0
+    with_gpu: Any = model_application(replace(SPEC, num_gpus=1.0), on_serving_machines=True)._bound_deployment
+    assert with_gpu.ray_actor_options["resources"] == {}
 
 
 @pytest.mark.parametrize("code_uri", [None, "s3://bucket/code.zip"])
