@@ -39,7 +39,16 @@ def bucket(s3_gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def cluster(s3_gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+def credentials() -> Iterator[None]:
+    """For a tracking server, in the environment of these tests and of their cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", TRACKING_PASSWORD)
+        yield
+
+
+@pytest.fixture(scope="session")
+def cluster(s3_gate: Gate, credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """A cluster of 4 declared CPUs on free ports; this process is one of its drivers. No gateway is started."""
     folder = tmp_path_factory.mktemp("cluster")
     with pytest.MonkeyPatch.context() as patch:
@@ -47,8 +56,6 @@ def cluster(s3_gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TUNESERVE_STORAGE", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
         patch.setenv("CLUSTER_SECRET", CLUSTER_SECRET)
-        patch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-        patch.setenv("MLFLOW_TRACKING_PASSWORD", TRACKING_PASSWORD)
         storage = folder / "storage"
         storage.mkdir()
         try:

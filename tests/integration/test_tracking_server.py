@@ -35,7 +35,7 @@ DATABASE_PASSWORD = "d4t%b@se/s3cr3t"
 
 pytestmark = [
     pytest.mark.skipif(PROGRAMS is None, reason="PostgreSQL is not installed (Debian's package postgresql)"),
-    pytest.mark.usefixtures("cluster"),  # has the credentials in its environment, as these tests have
+    pytest.mark.usefixtures("credentials"),
 ]
 
 
@@ -90,7 +90,9 @@ def test_the_server_runs_no_code_of_others_and_shows_no_secret_among_its_process
         assert "s3cr3t" not in " ".join(process.cmdline())
 
 
-def test_a_sweep_loses_nothing_when_the_server_is_away_for_a_while(server: Server, tmp_path: Path) -> None:
+def test_a_sweep_loses_nothing_when_the_server_is_away_for_a_while(
+    cluster: Connection, server: Server, tmp_path: Path
+) -> None:
     job = job_on(server, tmp_path, "search.num_trials=2", "search.scheduler=fifo")
     back = threading.Timer(4.0, server.gate.open)
 
@@ -133,7 +135,7 @@ def test_a_model_that_only_the_server_can_read_is_copied_to_the_storage(
     assert champion.uri.startswith("mlflow-artifacts:")
     copy = registry.fetchable_uri(champion, str(tmp_path))
     assert Path(copy).is_relative_to(tmp_path)
-    assert Classifier.load(Path(copy)).predict(["good good bad"])[0].label == "good"
+    assert Classifier.load(Path(copy)).classify(["good good bad"])[0].label == "good"
 
 
 def test_an_endpoint_follows_the_server_with_the_credentials_of_its_cluster(
@@ -154,7 +156,9 @@ def test_an_endpoint_follows_the_server_with_the_credentials_of_its_cluster(
 
 
 @pytest.mark.slow
-def test_a_winner_is_promoted_and_its_figures_and_model_are_on_the_server(server: Server, tmp_path: Path) -> None:
+def test_a_winner_is_promoted_and_its_model_is_on_the_server(
+    cluster: Connection, server: Server, tmp_path: Path
+) -> None:
     job = job_on(server, tmp_path, "search.num_trials=1", "train.epochs=1", "name=promoted")
     best = run(job).best
     tracker = Tracker.open(server.url, job.recipe.experiment)
