@@ -10,6 +10,7 @@ import httpx
 import mlflow
 import psutil
 import pytest
+from mlflow.server import get_app_client
 
 from common.classifier import Classifier
 from common.cluster import Connection
@@ -17,7 +18,7 @@ from common.errors import TrackingError
 from common.ray_head import LOOPBACK, free_port
 from common.recipe import Recipe
 from common.registry import ModelRegistry
-from common.tracking import Tracker
+from common.tracking import Tracker, _user
 from scripts.job import Job
 from scripts.steps import prepare_data
 from serve.application import deploy_endpoint, remove_endpoint, start_gateway
@@ -71,6 +72,21 @@ def test_nobody_gets_in_without_a_password_and_a_stranger_is_told_how(
     with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD") as refused:
         Tracker.open(server.url, "strangers")
     assert "s3cr3t" not in str(refused.value)
+
+
+def test_a_user_reads_what_others_recorded_and_changes_what_is_his_own(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_the_admin = Tracker.open(server.url, "of the admin")
+    run_id = of_the_admin.start("theirs")
+    get_app_client("basic-auth", server.url).create_user("ann", "ann-has-a-s3cr3t")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "ann-has-a-s3cr3t")
+    assert Tracker.open(server.url, "of the admin").find_runs({"mlflow.user": _user()}) == [run_id]
+    with pytest.raises(TrackingError, match="403"):
+        of_the_admin.log_metrics(run_id, {"loss": 1.0})
+    own = Tracker.open(server.url, "of ann")
+    own.log_metrics(own.start("hers"), {"loss": 1.0})
 
 
 def test_only_the_names_of_the_server_are_answered_to(server: Server) -> None:
