@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ONNX_FOLDER = "onnx"
+CARD_FILE = "README.md"
+
+CANDIDATE_ALIAS = "candidate"
+"""The alias of the version that is to be tried beside the champion."""
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for a missing model or version, and for a missing alias."""
@@ -98,6 +102,16 @@ class ModelRegistry:
                 self._client.set_model_version_tag(name, str(version), _replaced_tag(alias), str(replaced))
             self._client.set_registered_model_alias(name, alias, str(version))
 
+    def drop_alias(self, name: str, alias: str, version: int) -> None:
+        """Takes `alias` from `version`; nothing to do when another version carries it by now, or none."""
+        try:
+            if self.by_alias(name, alias).version != version:
+                return
+        except RegistryError:
+            return
+        with self._explained(f"the alias {alias!r} of {name!r} cannot be removed", "see its versions"):
+            self._client.delete_registered_model_alias(name, alias)
+
     def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Sets tags of a version; one that is there is replaced."""
         with self._explained(f"version {version} of {name!r} cannot be tagged", "see its versions"):
@@ -128,6 +142,22 @@ class ModelRegistry:
             repository = get_artifact_repository(version.uri, tracking_uri=self.tracking_uri)
             copied: str = repository.download_artifacts(subfolder, str(destination))  # type: ignore[no-untyped-call]
             return Path(copied)
+
+    def card(self, version: ModelVersion) -> str | None:
+        """The version's model card as it was written; None when it has none."""
+        with TemporaryDirectory(prefix="tuneserve-") as folder:
+            if CARD_FILE not in self._files(version):
+                return None
+            content = self.download(version, CARD_FILE, Path(folder)).read_bytes()
+        return content.decode("utf-8", errors="replace")
+
+    def _files(self, version: ModelVersion) -> set[str]:
+        """The names of the files and folders among the version's artifacts."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with self._explained(f"cannot list {version.uri}", "check that its artifact store is reachable"):
+            repository = get_artifact_repository(version.uri, tracking_uri=self.tracking_uri)
+            return {found.path for found in repository.list_artifacts()}
 
     def fetchable_uri(self, version: ModelVersion, storage: str) -> str:
         """The `onnx` folder as a URI that `pyarrow.fs` opens.

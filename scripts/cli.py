@@ -213,20 +213,60 @@ def report(sweep: str, out: str | None, storage: str | None) -> dict[str, Any]:
     return report(sweep, storage=storage, out=out)
 
 
-@command(*_RECIPE, *_PLACES, resume_with="promote")
-def promote(**arguments: Any) -> dict[str, Any]:
+@command(
+    *_RECIPE,
+    *_PLACES,
+    click.option(
+        "--as-candidate", is_flag=True, help="Set the alias `candidate`, for `deploy --canary`, and not the champion's."
+    ),
+    resume_with="promote",
+)
+def promote(as_candidate: bool, **arguments: Any) -> dict[str, Any]:
     """Gate, export and register the newest finished sweep or training; move the alias."""
     from scripts.steps import promote
 
-    return promote(_job(**arguments))
+    return promote(_job(**arguments), as_candidate=as_candidate)
 
 
-@command(*_RECIPE, *_PLACES, resume_with="deploy")
-def deploy(**arguments: Any) -> dict[str, Any]:
-    """Serve the champion from an endpoint that scales to zero."""
+@command(
+    *_RECIPE,
+    *_PLACES,
+    click.option("--canary", type=int, metavar="PERCENT", help="A candidate answers this share, 1 to 50."),
+    click.option(
+        "--shadow",
+        type=int,
+        is_flag=False,
+        flag_value=10,
+        metavar="[PERCENT]",
+        help="A candidate is asked this share too (10), 1 to 100, and answers nobody.",
+    ),
+    click.option("--candidate", metavar="VERSION|ALIAS", help="Which version that is (default: alias candidate)."),
+    click.option("--min-requests", type=int, metavar="N", help="Compared requests that decide (default 200)."),
+    click.option("--min-agreement", type=float, metavar="SHARE", help="Of the labels, to pass (default 0.8)."),
+    resume_with="deploy",
+)
+def deploy(
+    canary: int | None,
+    shadow: int | None,
+    candidate: str | None,
+    min_requests: int | None,
+    min_agreement: float | None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Serve the champion from an endpoint that scales to zero; with --canary or --shadow, try a candidate beside it."""
+    from scripts.canary import canary_of
     from scripts.serving import deploy
 
-    return deploy(_job(**arguments))
+    job = _job(**arguments)
+    plan = canary_of(
+        job,
+        canary=canary,
+        shadow=shadow,
+        candidate=candidate,
+        min_requests=min_requests,
+        min_agreement=min_agreement,
+    )
+    return deploy(job, plan)
 
 
 @command(*_RECIPE, *_PLACES, resume_with="run")

@@ -1,9 +1,11 @@
 """Constant load on an HTTP endpoint: some connections, each with one request open at a time."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -11,6 +13,9 @@ import numpy as np
 
 WARM_UP_S = 1.0
 TIMEOUT_S = 120.0
+NO_ANSWER = 0
+"""Stands for the status of a request whose connection was lost, or that took too long."""
+PAUSE_AFTER_LOSS_S = 0.1
 
 
 @dataclass
@@ -27,7 +32,9 @@ class Load:
         return self.statuses[200] / self.seconds
 
     def quantile_ms(self, share: float) -> float:
-        """That quantile of the time to an answer."""
+        """That quantile of the time to an answer; NaN when there was none."""
+        if not self.latencies_s:
+            return math.nan
         return float(np.quantile(self.latencies_s, share)) * 1000
 
     def __str__(self) -> str:
@@ -49,8 +56,9 @@ async def _load(url: str, bodies: Sequence[bytes], connections: int, seconds: fl
     connector = aiohttp.TCPConnector(limit=connections)
     headers = {"content-type": "application/json"}
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers) as session:
-        async with session.post(url, data=bodies[0]) as response:  # the first one of some servers takes seconds
-            await response.read()
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with session.post(url, data=bodies[0]) as response:  # the first one of some servers takes seconds
+                await response.read()
         begins = time.perf_counter() + WARM_UP_S
         ends = begins + seconds
 
@@ -58,12 +66,18 @@ async def _load(url: str, bodies: Sequence[bytes], connections: int, seconds: fl
             while (started := time.perf_counter()) < ends:
                 body = bodies[number % len(bodies)]
                 number += connections
-                async with session.post(url, data=body) as response:
-                    await response.read()
+                try:
+                    async with session.post(url, data=body) as response:
+                        await response.read()
+                    status = response.status
+                except (aiohttp.ClientError, TimeoutError):
+                    status = NO_ANSWER
+                    await asyncio.sleep(PAUSE_AFTER_LOSS_S)
                 ended = time.perf_counter()
                 if started >= begins and ended <= ends:
-                    result.latencies_s.append(ended - started)
-                    result.statuses[response.status] += 1
+                    result.statuses[status] += 1
+                    if status != NO_ANSWER:
+                        result.latencies_s.append(ended - started)
 
         await asyncio.gather(*(connection(number) for number in range(connections)))
     return result

@@ -13,11 +13,13 @@ from common.code_archive import code_archive
 from common.errors import ClusterError
 from common.ray_head import is_free
 from common.registry import ModelRegistry
+from scripts.canary import canary_line, canary_status_line
 from scripts.display import say, step
 from scripts.job import Job, storage_location, stored_runs, tracking_location
 from scripts.steps import Result
 from serve.application import deploy_endpoint, endpoints, follow_alias, start_gateway
 from serve.auth import is_loopback
+from serve.canary_settings import CanarySettings
 from serve.gateway_server import Tls
 
 GATEWAY_HOST = "127.0.0.1"
@@ -25,16 +27,32 @@ GATEWAY_PORT = 8000
 FOLLOW_TIMEOUT_S = 60.0
 
 
-def deploy(job: Job) -> Result:
-    """Serves the model that the recipe's alias points to; starts a cluster when none is up."""
+def deploy(job: Job, canary: CanarySettings | None = None) -> Result:
+    """Serves the model that the recipe's alias points to; starts a cluster when none is up.
+
+    With `canary`, a candidate stands beside it, which takes an endpoint that is there already.
+    """
     recipe = job.recipe
+    if canary is not None and not _is_cluster_at_hand():
+        raise ClusterError(
+            f"no cluster is up, so there is no endpoint {recipe.name!r} for a candidate to stand beside; deploy the "
+            "champion first: tuneserve deploy RECIPE"
+        )
     ModelRegistry(job.tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)  # before a cluster starts
     with _gateway(job) as code_uri:
         step("Endpoint")
-        deployed = deploy_endpoint(recipe, tracking_uri=job.tracking_uri, storage=job.storage, code_uri=code_uri)
+        deployed = deploy_endpoint(
+            recipe, tracking_uri=job.tracking_uri, storage=job.storage, code_uri=code_uri, canary=canary
+        )
     say(f"  {deployed.url}/classify answers with {deployed.model} version {deployed.version}")
     say(f"  replicas {recipe.serve.min_replicas} to {recipe.serve.max_replicas}; the first request wakes it")
-    return asdict(deployed)
+    if deployed.ended_canary is not None:
+        say(f"  the comparison with version {deployed.ended_canary} has ended with this deployment, undecided")
+    result = {"url": deployed.url, "model": deployed.model, "version": deployed.version}
+    if canary is None:
+        return result
+    say(f"  {canary_line(canary)}")
+    return {**result, "canary": asdict(canary)}
 
 
 def start_cluster(
@@ -175,6 +193,8 @@ def status(*, storage: str | None) -> Result:
     for endpoint in running:
         version = endpoint["version"] or "?"
         say(f"endpoint  {endpoint['url']}  version {version}  {endpoint['state']}, {endpoint['replicas']} replicas")
+        if endpoint["canary"] is not None:
+            say(f"          {canary_status_line(endpoint['canary'])}")
     for entry in runs:
         metrics = entry["metrics"] or {}
         shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "macro_f1") if name in metrics)

@@ -12,6 +12,7 @@ from common.dataset import Splits, load_splits
 from common.errors import DataError, InputError
 from common.location import join
 from common.recipe import Recipe, Train
+from common.registry import CANDIDATE_ALIAS
 from common.storage import folders_in, read_json, write_json
 from common.tokenised import PreparedData, prepare, token_lengths
 from scripts.display import console, leaderboard_table, say, show_findings, step
@@ -175,13 +176,19 @@ def _sweep(job: Job, sweep_id: str) -> Result:
     return result
 
 
-def promote(job: Job, run: Result | None = None) -> Result:
-    """Scores the newest finished sweep or training on the test split, registers it, and moves the alias by the gate."""
+def promote(job: Job, run: Result | None = None, *, as_candidate: bool = False) -> Result:
+    """Scores the newest finished sweep or training on the test split, registers it, and moves the alias by the gate.
+
+    With `as_candidate` that is the alias `candidate`, and the champion stays.
+    """
+    alias = job.recipe.registry.alias
+    if as_candidate and alias == CANDIDATE_ALIAS:
+        raise InputError(f"--as-candidate: registry.alias is {alias!r} itself; give the champion another alias")
     with job.exclusively():
-        return _promote(job, run)
+        return _promote(job, run, CANDIDATE_ALIAS if as_candidate else alias)
 
 
-def _promote(job: Job, run: Result | None) -> Result:
+def _promote(job: Job, run: Result | None, alias: str) -> Result:
     from common.tracking import Tracker
     from tune.promote import promote as run_promotion
 
@@ -204,9 +211,10 @@ def _promote(job: Job, run: Result | None) -> Result:
         run_id=run["best"]["run_id"],
         recipe_yaml=Job(recipe, job.storage, job.tracking_uri).recipe_yaml,
         storage=job.storage,
+        alias=alias,
     )
-    _show_promotion(outcome.model, outcome.version, outcome.promoted, outcome.metrics, outcome.gate, recipe)
-    return asdict(outcome)
+    _show_promotion(outcome.model, outcome.version, outcome.promoted, outcome.metrics, outcome.gate, alias)
+    return {**asdict(outcome), "alias": alias}
 
 
 def prepare_data(job: Job) -> PreparedData:
@@ -295,7 +303,7 @@ def _confirmation_line(winner: "TrialRecord", best: "TrialRecord") -> str:
 
 
 def _show_promotion(
-    model: str, version: int, promoted: bool, metrics: dict[str, float], gate: Result, recipe: Recipe
+    model: str, version: int, promoted: bool, metrics: dict[str, float], gate: Result, alias: str
 ) -> None:
     say(
         f"  test accuracy {metrics['accuracy']:.4f}, macro-F1 {metrics['macro_f1']:.4f} on {gate['rows']:,} rows "
@@ -307,6 +315,5 @@ def _show_promotion(
             f"  {gate['metric']}: candidate {gate['candidate']:.4f}, champion {gate['champion']:.4f}, difference "
             f"{gate['difference']:+.4f}, {gate['confidence']:.0%} interval [{low:+.4f}, {high:+.4f}]"
         )
-    alias = recipe.registry.alias
     say(f"  registered {model} version {version}")
     say(f"  {alias} moved to version {version}: {gate['reason']}" if promoted else f"  {alias} stays: {gate['reason']}")

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import ray.serve
 
-from common.errors import ServingError
+from common.errors import InputError, ServingError
 from common.recipe import Recipe
 from common.registry import ModelRegistry
 from serve.backend import STANDBY, endpoints_in
+from serve.canary_settings import CanarySettings
 from serve.endpoints import GATEWAY, Deployment, EndpointSpec
 from serve.gateway_server import Listener, Tls
 from serve.health import State
@@ -43,6 +44,8 @@ class Deployed:
     url: str
     model: str
     version: int
+    ended_canary: int | None = None
+    """The candidate whose canary or shadow this deployment ended."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class EndpointState:
     version: int | None
     replicas: int
     state: State
+    canary: dict[str, Any] | None = None
+    """`serve.health.CanaryHealth` of the candidate, if there is or was one."""
 
 
 def start_gateway(host: str, port: int, *, tls: Tls | None = None, code_uri: str | None = None) -> str:
@@ -84,16 +89,43 @@ def start_gateway(host: str, port: int, *, tls: Tls | None = None, code_uri: str
     return url
 
 
-def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri: str | None) -> Deployed:
-    """Deploys `recipe.name` and waits until the gateway answers for it; wakes nothing.
+def deploy_endpoint(
+    recipe: Recipe, *, tracking_uri: str, storage: str, code_uri: str | None, canary: CanarySettings | None = None
+) -> Deployed:
+    """Deploys `recipe.name`, with `canary` a candidate beside it, and waits until the gateway answers; wakes nothing.
 
     `code_uri` is an archive with this code that replicas run from; None where the nodes have it installed. An endpoint
-    that is deployed like this already is left alone. Raises `RegistryError` when no version carries the alias,
-    `ClusterError` when there is no gateway, and `ServingError` when the endpoint does not come up.
+    that is deployed like this already is left alone; a canary that runs and is not asked for again ends.
+
+    Raises `RegistryError` when no version carries the alias, `ClusterError` when there is no gateway, `InputError` for
+    a canary beside no endpoint, and `ServingError` when the endpoint does not come up.
     """
     champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
     url = f"{_gateway_url()}/{recipe.name}"
-    spec = EndpointSpec(
+    running = _deployed().get(recipe.name)
+    if running is None and canary is not None:
+        raise InputError(
+            f"there is no endpoint {recipe.name!r} for a candidate to stand beside; deploy the champion first: "
+            "tuneserve deploy RECIPE"
+        )
+    before = running.spec.canary if running else None
+    runs = before is not None and _canary_runs(_health(recipe.name))
+    if before is not None and (before.is_like(canary) if runs else canary is None):
+        canary = before  # it goes on, or still tells how it ended
+    spec = _specification(recipe, tracking_uri, storage, code_uri, canary)
+    if running is None or running.spec != spec:
+        run(model_application(spec), recipe.name)
+        _wait_until_running(recipe.name)
+    follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
+    _follow_canary(recipe.name, canary)
+    ended = before.version if before is not None and runs and before != canary else None
+    return Deployed(url, champion.name, champion.version, ended)
+
+
+def _specification(
+    recipe: Recipe, tracking_uri: str, storage: str, code_uri: str | None, canary: CanarySettings | None
+) -> EndpointSpec:
+    return EndpointSpec(
         model=recipe.registered_model,
         alias=recipe.registry.alias,
         tracking_uri=tracking_uri,
@@ -105,13 +137,24 @@ def deploy_endpoint(recipe: Recipe, *, tracking_uri: str, storage: str, code_uri
         downscale_to_zero_delay_s=recipe.serve.downscale_to_zero_delay_s,
         code_uri=code_uri,
         auth=recipe.serve.auth,
+        canary=canary,
     )
-    running = _deployed().get(recipe.name)
-    if running is None or running.spec != spec:
-        run(model_application(spec), recipe.name)
-        _wait_until_running(recipe.name)
-    follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
-    return Deployed(url, champion.name, champion.version)
+
+
+def _canary_runs(health: dict[str, Any] | None) -> bool:
+    """Whether a candidate is tried, by what the gateway tells of an endpoint."""
+    found = (health or {}).get("canary")
+    return found is not None and found["state"] == "running"
+
+
+def _follow_canary(name: str, canary: CanarySettings | None) -> None:
+    """Waits until the gateway draws by these settings."""
+
+    def follows() -> bool:
+        found = (_health(name) or {}).get("canary")
+        return (found and found["started_at"]) == (canary and canary.started_at)
+
+    _wait_until(follows, FOLLOW_TIMEOUT_S, f"the gateway does not take over the canary of {name!r}")
 
 
 def follow_alias(name: str, version: int, timeout_s: float = FOLLOW_TIMEOUT_S) -> None:
@@ -142,6 +185,7 @@ def endpoints() -> list[EndpointState]:
             version=known.get(name, {}).get("version"),
             replicas=found.num_running,
             state=known.get(name, {}).get("state", found.state),
+            canary=known.get(name, {}).get("canary"),
         )
         for name, found in sorted(deployed.items())
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 from starlette._utils import get_route_path
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.api_keys import KeyRing
@@ -19,6 +19,7 @@ from common.errors import InputError
 from common.recipe import AuthMode
 from serve.endpoints import Endpoints
 from serve.health import GatewayHealth
+from serve.page import page_answer
 from serve.protocols.native import Problem
 
 HEALTH_PATH = "/healthz"
@@ -84,7 +85,7 @@ class Authentication:
         refusal = None if scope["type"] == "lifespan" else self._refusal(scope)
         await (refusal or self._app)(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
+    def _refusal(self, scope: Scope) -> Response | None:
         path = get_route_path(scope)
         endpoint = endpoint_in(scope)
         if path in OPEN_PATHS or not self._needs_key(endpoint):
@@ -92,7 +93,8 @@ class Authentication:
         refusal = self._refusal_of_key(scope, endpoint)
         if refusal is not None and path == HEALTH_PATH:
             return JSONResponse(GatewayHealth(endpoints=[]).model_dump())
-        return refusal
+        # A page is the same whether or not there is an endpoint, and asks its reader for the key.
+        return refusal and (page_answer(scope) or refusal)
 
     def _needs_key(self, endpoint: str) -> bool:
         mode = self._mode_of(endpoint)

@@ -15,10 +15,12 @@ import ray.serve.exceptions
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.handle import DeploymentHandle
 
-from common.errors import InputError, ServingError
+from common.errors import InputError, RegistryError, ServingError, TrackingError
 from common.model_settings import ModelSettings
 from serve.batching import Answer, ServedVersion, Text
+from serve.canary_record import conclude, outcome_of
 from serve.endpoints import Deployment, EndpointSpec
+from serve.health import CanaryHealth
 
 if TYPE_CHECKING:
     from common.registry import ModelRegistry
@@ -29,8 +31,11 @@ DEPLOYMENT = "Model"
 STANDBY = "_standby"
 """Name of the standby's Serve application; no recipe can have it."""
 
-NUM_ATTEMPTS = 3
-"""A batch is sent again when its replica dies under it: classifying twice changes nothing."""
+PAUSES_S = (0.0, 0.2, 1.0)
+"""A batch is sent again when its replica dies under it, since classifying twice changes nothing: at once, and then
+later, because what Ray knows of a process may lag behind its end. A batch that costs so many replicas is given up."""
+
+NUM_ATTEMPTS = 1 + len(PAUSES_S)
 
 _LOST_REPLICA = (ray.exceptions.RayActorError, ray.serve.exceptions.ReplicaUnavailableError)
 logger = logging.getLogger(__name__)
@@ -69,6 +74,7 @@ class ServeBackend:
         self._waking: dict[str, asyncio.Task[None]] = {}
         # MLflow's client blocks, for long when a server is away: it must not take the threads of others.
         self._registry_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="registry")
+        self._card = lru_cache(maxsize=128)(self._read_card)
         self._settings = lru_cache(maxsize=128)(_settings)
 
     async def deployments(self) -> dict[str, Deployment]:
@@ -84,26 +90,64 @@ class ServeBackend:
         version = registry.by_alias(spec.model, spec.alias)
         return ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
 
+    async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        """The candidate of `spec.canary`, and how that ended if it has. Raises what `common.registry` raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._candidate, name, spec)
+
+    def _candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        assert spec.canary is not None
+        registry = self._registry(spec.tracking_uri)
+        version = registry.by_version(spec.model, spec.canary.version)
+        served = ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
+        return served, outcome_of(version, name, spec.canary)
+
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+        """Moves the aliases as `outcome` says and puts it on record. Raises what `common.registry` raises."""
+        registry = self._registry(spec.tracking_uri)
+        await asyncio.get_running_loop().run_in_executor(
+            self._registry_threads, conclude, registry, name, spec, outcome
+        )
+
+    async def release(self, name: str, served: ServedVersion) -> None:
+        """Has the endpoint's replicas, and the standby, give the version's memory back; wakes none."""
+        for application in (name, STANDBY):
+            handle = self._handle(application)
+            if _num_replicas(handle):
+                response = handle.broadcast("release", served.uri, served.version)
+                await response.results_async(return_exceptions=True)  # a replica that just left has given all back
+
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself; wakes nothing. Raises `ServingError`."""
         return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._settings, served)
 
+    async def card(self, spec: EndpointSpec, served: ServedVersion) -> str | None:
+        """The version's model card, None where it has none; wakes nothing. Raises `ServingError`."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._registry_threads, self._card, spec.tracking_uri, spec.model, served.version
+        )
+
+    def _read_card(self, tracking_uri: str, model: str, version: int) -> str | None:
+        registry = self._registry(tracking_uri)
+        try:
+            return registry.card(registry.by_version(model, version))
+        except (RegistryError, TrackingError) as error:
+            raise ServingError(f"the card of version {version} of {model!r} cannot be read: {error}") from error
+
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
-        for attempt in range(1, NUM_ATTEMPTS + 1):
+        for pause_s in (*PAUSES_S, None):
             response = self._handle(self._application(name, served)).classify.remote(served.uri, served.version, texts)
             try:
                 return cast(list[Answer], await response)
             except asyncio.CancelledError:
                 response.cancel()  # type: ignore[no-untyped-call]
                 raise
-            except _LOST_REPLICA as error:
-                if attempt == NUM_ATTEMPTS:
+            except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+                if not _is_loss(error):
+                    raise _failure(name, error) from error
+                if pause_s is None:
                     raise ServingError(f"{NUM_ATTEMPTS} replicas of {name!r} were lost one after another") from error
-            except ray.exceptions.RayTaskError as error:
-                raise ServingError(f"{name!r} does not answer: {error.cause}") from error
-            except ray.serve.exceptions.RayServeException as error:
-                raise ServingError(f"{name!r} cannot be reached: {error}; see `tuneserve status`") from error
+                await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
     def _application(self, name: str, served: ServedVersion) -> str:
@@ -125,6 +169,17 @@ class ServeBackend:
             await self._handle(STANDBY).release.remote(served.uri, served.version)
         except Exception as error:  # whoever asks next tries again
             logger.warning("%s does not wake: %s", name, error)
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether the replica went away, rather than failed. Ray wraps that when it meets it inside of another call."""
+    return isinstance(error, _LOST_REPLICA) or isinstance(getattr(error, "cause", None), _LOST_REPLICA)
+
+
+def _failure(name: str, error: Exception) -> ServingError:
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return ServingError(f"{name!r} does not answer: {error.cause}")
+    return ServingError(f"{name!r} cannot be reached: {error}; see `tuneserve status`")
 
 
 def _handle(application: str) -> DeploymentHandle[Any]:

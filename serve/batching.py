@@ -128,13 +128,18 @@ class Batcher:
             return []
         batch = [self._queue.popleft()]
         size = len(batch[0].texts)
-        while self._queue and self._queue[0].served == batch[0].served:
-            if not self._queue[0].answers.done():
-                size += len(self._queue[0].texts)
+        others: list[_Chunk] = []  # of another version, when an alias moves or a canary runs; they keep their place
+        while self._queue:
+            chunk = self._queue.popleft()
+            if chunk.served != batch[0].served:
+                others.append(chunk)
+            elif not chunk.answers.done():
+                size += len(chunk.texts)
                 if size > MAX_BATCH_SIZE:
+                    others.append(chunk)
                     break
-                batch.append(self._queue[0])
-            self._queue.popleft()
+                batch.append(chunk)
+        self._queue.extendleft(reversed(others))
         return batch
 
     def _has_slot(self) -> bool:

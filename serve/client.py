@@ -30,6 +30,8 @@ MAX_CHARS = 250_000
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 8.0
+LONGEST_PAUSE_AFTER_LOSS_S = 1.0
+"""Nobody is there whom asking again could burden, and the endpoint's gateway is back within seconds."""
 
 _WORTH_REPEATING = {429, 502, 503, 504}
 
@@ -200,18 +202,18 @@ class _Attempts:
 
     def pause_after_loss(self, error: httpx.TransportError) -> float:
         """Seconds to wait after a lost connection. Raises `UnavailableError` when they are not left."""
-        return self._pause(0.0, str(error) or type(error).__name__, error)
+        return self._pause(0.0, LONGEST_PAUSE_AFTER_LOSS_S, str(error) or type(error).__name__, error)
 
     def pause_after_refusal(self, response: httpx.Response) -> float:
         """Seconds to wait after that answer. Raises `RefusedError` when repeating cannot help; `UnavailableError`."""
         message = _problem(response)
         if response.status_code not in _WORTH_REPEATING:
             raise RefusedError(response.status_code, message)
-        return self._pause(_retry_after_s(response), f"{response.status_code}: {message}", None)
+        return self._pause(_retry_after_s(response), LONGEST_PAUSE_S, f"{response.status_code}: {message}", None)
 
-    def _pause(self, at_least_s: float, what: str, cause: Exception | None) -> float:
+    def _pause(self, at_least_s: float, at_most_s: float, what: str, cause: Exception | None) -> float:
         """Doubling, with full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ ."""
-        longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._num_failed)
+        longest_s = min(at_most_s, FIRST_PAUSE_S * 2**self._num_failed)
         self._num_failed += 1
         pause_s = at_least_s + random.uniform(0, longest_s)
         if time.monotonic() + pause_s >= self._deadline:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self
 
@@ -19,7 +19,9 @@ from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
 from common.recipe import AuthMode
 from serve.batching import Answer, Batcher, ServedVersion, Text
-from serve.health import EndpointHealth, State
+from serve.canary import Canary
+from serve.canary_settings import CanarySettings
+from serve.health import CanaryHealth, EndpointHealth, State
 
 GATEWAY = "_gateway"
 """The gateway itself, where an endpoint is named: its Serve application is called so, and no recipe can be."""
@@ -51,6 +53,7 @@ class EndpointSpec:
     downscale_to_zero_delay_s: float
     code_uri: str | None = None
     auth: AuthMode = "auto"
+    canary: CanarySettings | None = None
 
     def as_user_config(self) -> dict[str, Any]:
         """A JSON object that `from_user_config` reads."""
@@ -60,7 +63,8 @@ class EndpointSpec:
     def from_user_config(cls, user_config: Mapping[str, Any] | None) -> Self | None:
         """The specification in a deployment's `user_config`; None when the deployment is not one of ours."""
         try:
-            return cls(**(user_config or {}))
+            spec = cls(**(user_config or {}))
+            return replace(spec, canary=CanarySettings.from_json(asdict(spec)["canary"]))
         except TypeError:
             return None
 
@@ -93,8 +97,38 @@ class Backend(Protocol):
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself; wakes nothing. Raises `ServingError`."""
 
+    async def card(self, spec: EndpointSpec, served: ServedVersion) -> str | None:
+        """The version's model card, None where it has none; wakes nothing. Raises `ServingError`."""
+
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
+
+    async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        """The candidate of `spec.canary`, and how that ended if it has. Raises an error that says why not."""
+
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+        """Moves the aliases as `outcome` says and puts it on record. Raises an error that says why not."""
+
+    async def release(self, name: str, served: ServedVersion) -> None:
+        """Has the endpoint's replicas give the version's memory back; wakes none."""
+
+
+@dataclass
+class _CanaryRegistry:
+    """The backend as one endpoint's canary needs it."""
+
+    backend: Backend
+    name: str
+    spec: EndpointSpec
+
+    async def candidate(self) -> tuple[ServedVersion, CanaryHealth | None]:
+        return await self.backend.candidate(self.name, self.spec)
+
+    async def conclude(self, outcome: CanaryHealth) -> None:
+        await self.backend.conclude(self.name, self.spec, outcome)
+
+    async def release(self, served: ServedVersion) -> None:
+        await self.backend.release(self.name, served)
 
 
 class Endpoint:
@@ -109,6 +143,7 @@ class Endpoint:
         self._asking = False
         self._backend = backend
         self.batcher = Batcher(partial(backend.classify, name), **_batching(deployed.spec))
+        self.canary = self._canary(deployed.spec)
 
     @property
     def spec(self) -> EndpointSpec:
@@ -126,6 +161,7 @@ class Endpoint:
             model=self.spec.model,
             version=self.served.version if self.served else None,
             problem=self.problem,
+            canary=self.canary.health() if self.canary else None,
         )
 
     def update(self, deployed: Deployment) -> None:
@@ -133,6 +169,8 @@ class Endpoint:
         if deployed.spec != self.spec:
             for name, value in _batching(deployed.spec).items():
                 setattr(self.batcher, name, value)
+        if deployed.spec.canary != self.spec.canary:
+            self.canary = self._canary(deployed.spec)
         self.deployed = deployed
         self.batcher.num_replicas = deployed.num_running
 
@@ -144,6 +182,8 @@ class Endpoint:
         try:
             self.served = await self._backend.resolve(self.spec)
             self.problem = None
+            if self.canary is not None:
+                await self.canary.follow(self.served)
         except Exception as error:  # whatever a tracking server or an object store can raise
             self.problem = str(error) or type(error).__name__
             logger.warning("%s keeps version %s: %s", self.name, self.served and self.served.version, self.problem)
@@ -151,18 +191,32 @@ class Endpoint:
             self._asking = False
             self._asked.set()
 
-    async def classify(self, texts: list[Text]) -> tuple[list[Answer], int]:
-        """An answer for each text, and the version that gave them all.
+    async def classify(self, texts: list[Text], request_id: str) -> tuple[list[Answer], int]:
+        """An answer for each text, and the version that gave them all; a canary draws it by the request's id.
 
         Raises `RegistryError` when no version is known, `ServingError`, and `QueueFullError`.
         """
         served = await self._known_version()
+        if self.canary is not None:
+            return await self.canary.classify(served, texts, request_id, is_awake=self.deployed.num_running > 0)
         return await self.batcher.classify(served, texts), served.version
 
     async def settings(self) -> tuple[ModelSettings, int]:
         """What the version that answers says of itself, and its number. Raises `RegistryError` and `ServingError`."""
         served = await self._known_version()
         return await self._backend.settings(served), served.version
+
+    async def card(self) -> tuple[tuple[ModelSettings, str | None], int]:
+        """The same with the model's card, if it has one. Raises `RegistryError` and `ServingError`."""
+        served = await self._known_version()
+        settings = await self._backend.settings(served)
+        return (settings, await self._backend.card(self.spec, served)), served.version
+
+    def _canary(self, spec: EndpointSpec) -> Canary | None:
+        if spec.canary is None:
+            return None
+        registry = _CanaryRegistry(self._backend, self.name, spec)
+        return Canary(spec.canary, self.batcher, partial(self._backend.classify, self.name), registry)
 
     async def _known_version(self) -> ServedVersion:
         await self._asked.wait()

@@ -5,6 +5,8 @@ This module starts with every wake, so it imports only what a forward pass needs
 
 import asyncio
 import hashlib
+import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from common.classifier import Classifier, Text
+from common.classifier import Classifier, Prediction, Text
 from common.errors import InputError, ModelError
 from common.location import cached_copy, local_path
 from serve.autoscaling import IDLE_METRIC
@@ -26,6 +28,7 @@ NUM_KEPT_BY_STANDBY = 4
 """Models of endpoints that wake; each goes on in a replica of its own."""
 
 _IMPORTED_AT = time.time()
+logger = logging.getLogger(__name__)
 
 
 def fetch(uri: str) -> Path:
@@ -76,6 +79,23 @@ class Engines:
         self._tasks.pop((uri, version), None)
 
 
+def _classify(engine: Classifier, texts: Sequence[Text]) -> list[Prediction]:
+    """A prediction for each text, by halves when the whole fails: who sent a text that the model fails on fails alone.
+
+    The scores of that text are no numbers, for which its request is refused.
+    """
+    try:
+        return engine.classify(texts)
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        if len(texts) == 1:
+            # Of the error its kind alone: its words may quote the text.
+            logger.error("the model fails on a text: %s", type(error).__name__)
+            scores = dict.fromkeys(engine.labels, math.nan)
+            return [Prediction(engine.labels[0], math.nan, scores, tuple(scores.values()), truncated=False)]
+        middle = len(texts) // 2
+        return _classify(engine, texts[:middle]) + _classify(engine, texts[middle:])
+
+
 class Model:
     """The Serve deployment behind an endpoint. The gateway says with each batch which version classifies it."""
 
@@ -112,7 +132,7 @@ class Model:
         with self._at_work():
             engine = await self._engine(uri, version)
             async with self._core:
-                predictions = await asyncio.to_thread(engine.classify, texts)
+                predictions = await asyncio.to_thread(_classify, engine, texts)
         return [vars(found) for found in predictions]
 
     async def _engine(self, uri: str, version: int) -> Classifier:

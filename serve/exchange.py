@@ -1,8 +1,9 @@
 """One request to an endpoint, whatever its protocol: its body is read, its texts are classified, within the limits."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import pydantic_core
 from fastapi import Request
@@ -11,7 +12,9 @@ from starlette.requests import ClientDisconnect
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
 from serve.batching import Answer, QueueFullError, Text
+from serve.bodies import MAX_MARKS, has_too_many_values, off_loop
 from serve.endpoints import Endpoint
+from serve.request_id import REQUEST_ID
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """A larger body is refused before it is read to the end."""
@@ -19,11 +22,16 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_TEXT_CHARS = 100_000
 """A longer text is refused: its tokens would hold up the texts beside it, and models read a few hundred of them."""
 
+MAX_MESSAGE_CHARS = 1000
+"""A longer refusal is cut off."""
+
 RETRY_AFTER_S = 1
 """What a client that is turned away for now is asked to wait."""
 
 SCALE_UP_HEADER = "X-Scale-Up-Timeout"
 """Seconds that a request is willing to wait for a wake; Hugging Face's name."""
+
+Read = TypeVar("Read")
 
 JSON_TYPES = {"", "application/json"}
 """What says that a body is JSON; also saying nothing does."""
@@ -37,7 +45,8 @@ class RefusedError(Exception):
     """
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        # What is quoted is the client's: a name of four million characters is not sent back.
+        super().__init__(message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]} ...")
         self.status = status
 
     @property
@@ -87,7 +96,7 @@ class Exchange:
     async def json(self) -> dict[str, Any]:
         """The JSON object in the body."""
         self.require_content_type(JSON_TYPES)
-        return json_object(await self.body())
+        return await off_loop(json_object, await self.body())
 
     async def classify(self, texts: Sequence[Text]) -> list[Answer]:
         """An answer for each text, in their order, all by one version."""
@@ -95,7 +104,7 @@ class Exchange:
         limit_s = self._time_limit_s()
         try:
             async with asyncio.timeout(limit_s):
-                answers, self.version = await self.endpoint.classify(list(texts))
+                answers, self.version = await self.endpoint.classify(list(texts), self._request_id())
         except QueueFullError:
             waiting, limit = self.endpoint.batcher.num_waiting, self.endpoint.spec.max_queued_requests
             message = (
@@ -123,15 +132,23 @@ class Exchange:
 
     async def settings(self) -> ModelSettings:
         """What the model says of itself; wakes nothing."""
+        return await self._read(self.endpoint.settings)
+
+    async def card(self) -> tuple[ModelSettings, str | None]:
+        """That, and the model's card as it was written, if it has one; wakes nothing."""
+        return await self._read(self.endpoint.card)
+
+    async def _read(self, read: Callable[[], Awaitable[tuple[Read, int]]]) -> Read:
+        """What `read` reads of the model's files; it also tells the version that they are of."""
         self.require_version()
         try:
             async with asyncio.timeout(self._deadline_s):
-                settings, self.version = await self.endpoint.settings()
+                found, self.version = await read()
         except TimeoutError:
             raise RefusedError(504, f"the model's files were not read within {self._deadline_s:g} s") from None
         except ServingError as error:
             raise RefusedError(503, str(error)) from error
-        return settings
+        return found
 
     def _check(self, texts: Sequence[Text]) -> None:
         if not texts:
@@ -150,6 +167,11 @@ class Exchange:
                     413, f"text {number} has {num_chars} characters and may have {MAX_TEXT_CHARS}; send its beginning"
                 )
 
+    def _request_id(self) -> str:
+        """The request's id; one of its own where no middleware gave it one."""
+        found: str = self.request.scope.get(REQUEST_ID) or uuid.uuid4().hex
+        return found
+
     def _time_limit_s(self) -> float:
         """Seconds that the answer may take: what the client said of a wake, where one is needed."""
         given = self.request.headers.get(SCALE_UP_HEADER)
@@ -166,6 +188,10 @@ class Exchange:
 
 def json_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises `RefusedError`; so does a lone surrogate, which no tokenizer takes."""
+    if has_too_many_values(body):
+        raise RefusedError(
+            413, f"the body holds more than {MAX_MARKS} values and separators; send the texts in several requests"
+        )
     try:
         found = pydantic_core.from_json(body)
     except ValueError as error:

@@ -14,10 +14,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from serve.card import add_routes as add_card_route
 from serve.docs_page import render
 from serve.endpoints import Backend, Endpoints
 from serve.exchange import Exchange
 from serve.health import EndpointHealth, GatewayHealth
+from serve.page import add_page_routes
 from serve.protocols import hugging_face, mlflow_scoring, native, open_inference, text_embeddings_inference
 from serve.routes import FAILED, Routes, json_response
 from serve.version import own_version
@@ -75,11 +77,14 @@ def _add_gateway_routes(app: FastAPI, endpoints: Endpoints) -> None:
     async def docs() -> HTMLResponse:
         return HTMLResponse(render(app.openapi()))
 
+    add_page_routes(app.router, endpoints)  # after the paths above, which are no endpoint's
+
 
 def _add_endpoint_routes(app: FastAPI, endpoints: Endpoints, deadline_s: float) -> None:
     routes = Routes(app.router, endpoints, deadline_s)
     health = {"model": EndpointHealth, "description": "Its state, replicas and version."}
     routes.get(native.PROTOCOL, "/{name}/healthz", partial(_endpoint_health, endpoints), "How an endpoint is", health)
+    add_card_route(routes)
     for protocol in PROTOCOLS:
         protocol.add_routes(routes)
 

@@ -8,6 +8,8 @@ whatever its path, counts as the gateway's own.
 
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
+from serve.health import CanaryHealth
+
 _SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]
 _WAKING = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0]
 _TEXTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
@@ -25,6 +27,8 @@ class GatewayMetrics:
         self._waiting = Gauge("tuneserve_waiting_texts", "Texts accepted and not answered yet.", endpoint)
         self._replicas = Gauge("tuneserve_replicas", "Replicas that answer.", endpoint)
         self._wake = Histogram("tuneserve_wake_seconds", "Time from no replica to an answer.", _WAKING, endpoint)
+        self._canary = Gauge("tuneserve_canary_percent", "Share of requests that a candidate is asked.", endpoint)
+        self._agreement = Gauge("tuneserve_canary_agreement", "Texts that both versions label alike.", endpoint)
 
     def all(self) -> tuple[Metric, ...]:
         """Every one of them."""
@@ -51,6 +55,13 @@ class GatewayMetrics:
         """How an endpoint is now."""
         self._replicas.set(replicas, {"endpoint": endpoint})
         self._waiting.set(waiting, {"endpoint": endpoint})
+
+    def canary(self, endpoint: str, health: CanaryHealth | None) -> None:
+        """How the endpoint's canary does; None when there is none."""
+        is_running = health is not None and health.state == "running"
+        self._canary.set(health.percent if health is not None and is_running else 0, {"endpoint": endpoint})
+        if health is not None and health.agreement is not None:
+            self._agreement.set(health.agreement, {"endpoint": endpoint})
 
 
 def _tags(endpoint: str, version: int | None) -> dict[str, str]:

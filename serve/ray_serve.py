@@ -23,6 +23,9 @@ from serve.engine import NUM_KEPT_BY_STANDBY, Model
 from serve.gateway_replica import GatewayReplica
 from serve.gateway_server import Listener
 
+HEALTH_CHECK_PERIOD_S = 0.5
+"""How often Serve looks whether a process is still there. A killed one is missed for as long; a look costs nothing."""
+
 MAX_STANDBY_BATCHES = 100
 """Batches of all endpoints at once that wake; each endpoint has a few open."""
 
@@ -109,7 +112,7 @@ def gateway_application(listener: Listener, code_uri: str | None) -> ray.serve.A
         user_config=listener.as_user_config(),
         ray_actor_options={**_ON_HEAD, "runtime_env": _runtime_env(code_uri)},
         logging_config=LOGGING,
-        health_check_period_s=2.0,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
     )
     return deployment(GatewayReplica).bind()
 
@@ -122,6 +125,7 @@ def standby_application(code_uri: str | None) -> ray.serve.Application:
         max_ongoing_requests=MAX_STANDBY_BATCHES,
         ray_actor_options={**_ON_HEAD, "runtime_env": _runtime_env(code_uri)},
         logging_config=LOGGING,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_wait_loop_s=0.2,
     )
     return deployment(Model).bind(NUM_KEPT_BY_STANDBY)
@@ -139,6 +143,7 @@ def model_application(spec: EndpointSpec) -> ray.serve.Application:
         # must an awake replica hold up a training. It forwards in one thread, and `max_replicas` bounds how many do.
         ray_actor_options={"num_cpus": 0, "runtime_env": _runtime_env(spec.code_uri)},
         logging_config=LOGGING,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_wait_loop_s=0.2,
     )
     return deployment(Model).bind()

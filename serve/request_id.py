@@ -7,6 +7,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = b"x-request-id"
 
+REQUEST_ID = "tuneserve.request_id"
+"""Where a request's scope holds its id."""
+
 _SANE = re.compile(rb"[\w.:/+=-]{1,128}")
 
 
@@ -22,6 +25,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
+        scope[REQUEST_ID] = request_id.decode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -9,11 +9,16 @@ from serve.auth import KEY_NAME, endpoint_in
 from serve.batching import Answer, ServedVersion, Text
 from serve.endpoints import GATEWAY, Backend, Deployment, Endpoint, Endpoints, EndpointSpec
 from serve.event_log import EventLog
+from serve.health import CanaryHealth
 from serve.metrics import GatewayMetrics
+from serve.routes import VERSION_HEADER
 from serve.wakes import Wakes
 
 CLIENT_LEFT = 499
 """Stands for the status of a request whose client went away before there was one; nginx began this."""
+
+
+_VERSION_HEADER = VERSION_HEADER.lower().encode()
 
 
 class MeasuredBackend:
@@ -39,8 +44,10 @@ class MeasuredBackend:
             endpoint = _endpoint(self._endpoints, name)
             waiting = endpoint.batcher.num_waiting if endpoint else 0
             self._metrics.state(name, replicas=deployed.num_running, waiting=waiting)
+            self._metrics.canary(name, endpoint.canary.health() if endpoint and endpoint.canary else None)
         for name in self._names - found.keys():  # or the last figures would stay for good
             self._metrics.state(name, replicas=0, waiting=0)
+            self._metrics.canary(name, None)
         self._names = set(found)
         return found
 
@@ -48,9 +55,34 @@ class MeasuredBackend:
         """The version that the alias points to. Raises what the backend raises."""
         return await self._backend.resolve(spec)
 
+    async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        """The candidate, and how its canary ended if it has. Raises what the backend raises."""
+        return await self._backend.candidate(name, spec)
+
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+        """Puts the end of a canary on record, and into the log. Raises what the backend raises."""
+        await self._backend.conclude(name, spec, outcome)
+        self._log.write(
+            f"{outcome.mode}_{outcome.state.replace(' ', '_')}",
+            endpoint=name,
+            version=outcome.candidate.version,
+            champion=outcome.champion.version,
+            compared=outcome.compared,
+            agreement=outcome.agreement,
+            reason=outcome.reason,
+        )
+
+    async def release(self, name: str, served: ServedVersion) -> None:
+        """Has the endpoint's replicas give the version's memory back."""
+        await self._backend.release(name, served)
+
     async def settings(self, served: ServedVersion) -> ModelSettings:
         """What the version says of itself. Raises what the backend raises."""
         return await self._backend.settings(served)
+
+    async def card(self, spec: EndpointSpec, served: ServedVersion) -> str | None:
+        """The version's model card. Raises what the backend raises."""
+        return await self._backend.card(spec, served)
 
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch. Raises what the backend raises."""
@@ -85,12 +117,12 @@ class RequestTelemetry:
             await self._app(scope, receive, send)
             return
         began_at = time.perf_counter()
-        status = CLIENT_LEFT
+        status, version = CLIENT_LEFT, None
 
         async def watch(message: Message) -> None:
-            nonlocal status
+            nonlocal status, version
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, version = message["status"], _version_in(message)
             await send(message)
 
         try:
@@ -99,12 +131,12 @@ class RequestTelemetry:
             status = 500
             raise
         finally:
-            self._ended(scope, status, time.perf_counter() - began_at)
+            self._ended(scope, status, version, time.perf_counter() - began_at)
 
-    def _ended(self, scope: Scope, status: int, seconds: float) -> None:
+    def _ended(self, scope: Scope, status: int, version: int | None, seconds: float) -> None:
         endpoint = _endpoint(self._endpoints, endpoint_in(scope))
-        # The version that the alias points to now, which may have moved on while a request waited for a wake.
-        version = endpoint.served.version if endpoint and endpoint.served else None
+        if version is None and endpoint and endpoint.served:
+            version = endpoint.served.version
         name = endpoint.name if endpoint else GATEWAY
         self._metrics.request(name, version, status, seconds)
         if status >= 400:
@@ -117,6 +149,14 @@ class RequestTelemetry:
                 route=getattr(scope.get("route"), "path", None),
                 key=scope.get(KEY_NAME),
             )
+
+
+def _version_in(message: Message) -> int | None:
+    """The version that an answer says it is from: a canary's candidate, or one that the alias has left meanwhile."""
+    for name, value in message["headers"]:
+        if name == _VERSION_HEADER:
+            return int(value)
+    return None
 
 
 def _endpoint(endpoints: Endpoints | None, name: str) -> Endpoint | None:

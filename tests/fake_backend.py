@@ -12,6 +12,7 @@ from common.model_settings import ModelSettings
 from serve.batching import Answer, ServedVersion, Text
 from serve.endpoints import Deployment, EndpointSpec
 from serve.gateway import create_app
+from serve.health import CanaryHealth
 
 SPEC = EndpointSpec(
     model="headlines",
@@ -34,6 +35,7 @@ class FakeBackend:
 
     deployed: dict[str, Deployment] = field(default_factory=lambda: {"news": Deployment(SPEC, 0, 0)})
     version: int = 1
+    model_card: str | None = None
     registry_error: Exception | None = None
     replica_error: Exception | None = None
     batches: list[tuple[str, int, list[Text]]] = field(default_factory=list)
@@ -41,6 +43,13 @@ class FakeBackend:
     num_looks: int = 0
     look_error: Exception | None = None
     may_look: asyncio.Event = field(default_factory=asyncio.Event)
+    errors_of: dict[int, Exception] = field(default_factory=dict)
+    """What a version answers with instead."""
+    answers_of: dict[int, Answer] = field(default_factory=dict)
+    conclusions: list[tuple[str, CanaryHealth]] = field(default_factory=list)
+    """How canaries ended, as the registry keeps it."""
+    conclude_error: Exception | None = None
+    released: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.is_open.set()
@@ -58,15 +67,38 @@ class FakeBackend:
             raise self.registry_error
         return ServedVersion(self.version, f"/storage/{spec.model}/{self.version}/onnx")
 
+    async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
+        if self.registry_error:
+            raise self.registry_error
+        assert spec.canary is not None
+        served = ServedVersion(spec.canary.version, f"/storage/{spec.model}/{spec.canary.version}/onnx")
+        ended = [found for _, found in self.conclusions if found.started_at == spec.canary.started_at]
+        return served, ended[-1] if ended else None
+
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+        if self.conclude_error:
+            raise self.conclude_error
+        assert spec.canary is not None
+        self.conclusions.append((name, outcome))
+        if outcome.state == "finished" and spec.canary.mode == "canary":
+            self.version = spec.canary.version
+
+    async def release(self, name: str, served: ServedVersion) -> None:
+        self.released.append((name, served.version))
+
     async def settings(self, served: ServedVersion) -> ModelSettings:
         return ModelSettings(labels=("bad", "good"), max_length=64, pad_token_id=0, precision="int8")
+
+    async def card(self, spec: EndpointSpec, served: ServedVersion) -> str | None:
+        return self.model_card
 
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         self.batches.append((name, served.version, texts))
         await self.is_open.wait()
-        if self.replica_error:
-            raise self.replica_error
-        return [REPLICAS_ANSWER for _ in texts]
+        error = self.errors_of.get(served.version, self.replica_error)
+        if error:
+            raise error
+        return [self.answers_of.get(served.version, REPLICAS_ANSWER) for _ in texts]
 
 
 @asynccontextmanager

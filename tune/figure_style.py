@@ -153,7 +153,12 @@ def render(draw: Draw, title: str) -> Renderings:
     wide = {"light": Look(LIGHT), "dark": Look(DARK)}
     narrow = {f"narrow_{name}": replace(look, width_in=NARROW_IN) for name, look in wide.items()}
     svgs = {name: _data_uri(_bytes(draw, look, "svg")) for name, look in {**wide, **narrow}.items()}
-    return Renderings(png=_bytes(draw, Look(LIGHT, title=title), "png"), **svgs)
+    return Renderings(png=png(draw, title), **svgs)
+
+
+def png(draw: Draw, title: str) -> bytes:
+    """A wide figure on white, with its title, as a file by itself."""
+    return _bytes(draw, Look(LIGHT, title=title), "png")
 
 
 def drawn_in(look: Look, draw: Draw) -> Figure:

@@ -1,6 +1,7 @@
 """The README.md of a registered version, in the layout that the Hugging Face Hub reads."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
@@ -27,12 +28,13 @@ def model_card(
 ) -> str:
     """Markdown with YAML front matter; `params` are the hyperparameters that the winning run was trained with."""
     # Of a folder on somebody's machine only the name means anything to a reader.
-    base_model = prepared.base_model.rpartition("/")[2] if prepared.base_model.startswith("/") else prepared.base_model
+    base_model = _without_folders(prepared.base_model)
     front_matter = {
         "base_model": base_model,
         "library_name": "transformers",
         "license": "other",
         "license_name": "see-below",
+        "model-index": _model_index(name, _without_folders(prepared.source), metrics),
         "pipeline_tag": "text-classification",
         "tags": ["tuneserve"],
     }
@@ -52,6 +54,20 @@ def model_card(
     return f"---\n{yaml.safe_dump(front_matter)}---\n\n# {name}\n\n{body}\n"
 
 
+def _without_folders(location: str) -> str:
+    return location.rpartition("/")[2] if location.startswith("/") else location
+
+
+def _model_index(name: str, source: str, metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The metrics where programs look for them: https://huggingface.co/docs/hub/model-cards#evaluation-results ."""
+    result = {
+        "task": {"type": "text-classification"},
+        "dataset": {"type": source, "name": source, "split": "test"},
+        "metrics": [{"type": metric, "value": round(float(value), 4)} for metric, value in metrics.items()],
+    }
+    return [{"name": name, "results": [result]}]
+
+
 def _intended_use(prepared: PreparedData) -> str:
     labels = ", ".join(f"`{label}`" for label in prepared.labels)
     return (
@@ -63,7 +79,7 @@ def _intended_use(prepared: PreparedData) -> str:
 
 def _data(prepared: PreparedData) -> str:
     rows = _table(("split", "rows"), {split: str(prepared.num_rows[split]) for split in SPLITS})
-    return f"From `{prepared.source}`, sha256 of the rows `{prepared.data_digest}`.\n\n{rows}"
+    return f"From `{_without_folders(prepared.source)}`, sha256 of the rows `{prepared.data_digest}`.\n\n{rows}"
 
 
 def _uses(verdict: Verdict) -> str:

@@ -38,6 +38,7 @@ from tune.registration import load_pipeline, register, write_model
 _TEST_DIGEST = "tuneserve.test_digest"
 _DECISION = "tuneserve.promotion"
 _SETTLED = "tuneserve.settled"
+"""The aliases that the decision has been carried out for: done again, it would undo a rollback."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,13 @@ def promote(
     run_id: str,
     recipe_yaml: str,
     storage: str,
+    alias: str,
 ) -> Promotion:
-    """Exports, judges and registers a checkpoint; moves the alias to it when the gate passes.
+    """Exports, judges and registers a checkpoint; moves `alias` to it when the gate passes.
 
-    `run_id` is the training run that made the checkpoint; the test metrics are added to it. Doing the same again
-    returns the same and registers nothing twice.
+    It is judged against the champion, which the recipe's alias points to, whatever `alias` is. `run_id` is the training
+    run that made the checkpoint; the test metrics are added to it. Doing the same again returns the same and registers
+    nothing twice.
 
     Raises:
         PromotionError: when the checkpoint cannot be exported or registered, or the champion cannot be scored.
@@ -78,6 +81,9 @@ def promote(
     champion = _champion(registry, recipe)
     settings = _settings_digest(recipe, prepared)
     decided = _decision(registered, settings, champion)
+    settled = (
+        set(registered.tags.get(_SETTLED, "").split()) if registered is not None and decided is not None else set()
+    )
     if decided is None:
         if champion is not None and champion.run_id == run_id:
             champion = None  # judged anew, against nobody: it is the champion
@@ -85,13 +91,13 @@ def promote(
             attempt = _Attempt(recipe, prepared, tracker, registry, run_id, Path(folder))
             decided = attempt.decide(checkpoint, recipe_yaml, champion, registered)
         registry.set_tags(decided.model, decided.version, _decision_tags(decided, settings, champion))
-    elif registered is not None and registered.tags.get(_SETTLED) == "true":
+    elif alias in settled:
         return decided
     if decided.promoted:
         # Where MLflow alone can read the artifacts, replicas find a copy before the alias sends them there.
         registry.fetchable_uri(registry.by_version(decided.model, decided.version), storage)
-        registry.set_alias(decided.model, recipe.registry.alias, decided.version)
-    registry.set_tags(decided.model, decided.version, {_SETTLED: "true"})
+        registry.set_alias(decided.model, alias, decided.version)
+    registry.set_tags(decided.model, decided.version, {_SETTLED: " ".join(sorted({*settled, alias}))})
     return decided
 
 
@@ -219,7 +225,7 @@ def _decision_tags(promotion: Promotion, settings: str, champion: ModelVersion |
     """Written one by one: first that nothing is settled, then the decision in one piece."""
     judged = {"settings": settings, "champion": champion and champion.version, "promotion": asdict(promotion)}
     return {
-        _SETTLED: "false",
+        _SETTLED: "",
         _DECISION: json.dumps(judged),
         "tuneserve.gate": "passed" if promotion.promoted else "not passed",
     }

@@ -5,12 +5,14 @@ models serve` for the same registered model.
 """
 
 import csv
+from collections.abc import Iterator
 from io import StringIO
 from typing import Any
 
 from fastapi import Response
 
-from serve.exchange import JSON_TYPES, Exchange, RefusedError, json_object, kind, only, settings
+from serve.bodies import MAX_MARKS, off_loop
+from serve.exchange import JSON_TYPES, MAX_TEXT_CHARS, Exchange, RefusedError, json_object, kind, only, settings
 from serve.routes import Protocol, Routes, json_response
 from serve.version import mlflow_version
 
@@ -18,6 +20,10 @@ TEXT_COLUMN = "text"
 """Which column is read where there are several."""
 
 _FORMATS = ("inputs", "instances", "dataframe_split", "dataframe_records")
+MAX_NAMES_SHOWN = 8
+MAX_LINE_CHARS = 4 * MAX_TEXT_CHARS
+"""Of CSV: a text, every character of it a doubled quotation mark, and other columns."""
+
 _CSV = "text/csv"
 _STATUSES = {422: 400}
 _ERROR_CODES = {
@@ -108,8 +114,8 @@ def add_routes(routes: Routes) -> None:
 
 async def _invocations(exchange: Exchange) -> Response:
     exchange.require_content_type(JSON_TYPES | {_CSV})
-    body = await exchange.body()
-    texts = _csv_texts(body) if exchange.content_type() == _CSV else _json_texts(json_object(body))
+    parse = _csv_texts if exchange.content_type() == _CSV else _json_texts
+    texts = await off_loop(parse, await exchange.body())
     answers = await exchange.classify(texts)
     return json_response({"predictions": [{"label": answer["label"], "score": answer["score"]} for answer in answers]})
 
@@ -123,7 +129,8 @@ async def _version(_exchange: Exchange) -> Response:
     return Response(mlflow_version(), media_type="text/plain")
 
 
-def _json_texts(wanted: dict[str, Any]) -> list[str]:
+def _json_texts(body: bytes) -> list[str]:
+    wanted = json_object(body)
     only(wanted, (*_FORMATS, "params"))
     settings(wanted.get("params"), "params", ())
     given = [name for name in _FORMATS if name in wanted]
@@ -179,7 +186,7 @@ def _column(names: list[Any], where: str) -> Any:
         return names[0]
     if TEXT_COLUMN in names:
         return TEXT_COLUMN
-    shown = ", ".join(map(repr, names)) or "none"
+    shown = ", ".join(map(repr, names[:MAX_NAMES_SHOWN])) or "none"
     raise RefusedError(
         422, f"{where}: the columns are {shown}; give one column, or name the one to read {TEXT_COLUMN!r}"
     )
@@ -187,7 +194,7 @@ def _column(names: list[Any], where: str) -> Any:
 
 def _csv_texts(body: bytes) -> list[str]:
     try:
-        rows = [row for row in csv.reader(StringIO(body.decode("utf-8-sig")), strict=True) if row]
+        rows = list(_csv_rows(body.decode("utf-8-sig")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise RefusedError(422, f"the body is not CSV in UTF-8: {error}") from None
     if not rows:
@@ -198,3 +205,18 @@ def _csv_texts(body: bytes) -> list[str]:
         if len(row) != len(header):
             raise RefusedError(422, f"CSV row {number} has {len(row)} values and the header {len(header)}")
     return [row[position] for row in rows[1:]]
+
+
+def _csv_rows(text: str) -> Iterator[list[str]]:
+    """The rows that are not empty. Raises `RefusedError` when their number, or that of their values, is too large."""
+    if max(map(len, text.split("\n"))) > MAX_LINE_CHARS:  # the reader lets nobody else run before a line is read
+        raise RefusedError(413, f"a line of the body has more than {MAX_LINE_CHARS} characters; send shorter texts")
+    num_values = 0
+    for row in csv.reader(StringIO(text), strict=True):
+        num_values += 1 + len(row)
+        if num_values > MAX_MARKS:
+            raise RefusedError(
+                413, f"the body holds more than {MAX_MARKS} rows and values; send them in several requests"
+            )
+        if row:
+            yield row

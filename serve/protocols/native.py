@@ -1,77 +1,59 @@
 """The project's own protocol: `POST /<name>/classify`, one text or many, with a score for every label."""
 
-from typing import Annotated, Any, Self
+from dataclasses import dataclass
 
 from fastapi import Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BaseModel, Field
 
-from serve.exchange import JSON_TYPES, Exchange, RefusedError
+from serve.bodies import off_loop
+from serve.exchange import JSON_TYPES, Exchange, RefusedError, json_object, only, settings, string, strings
 from serve.routes import Protocol, Routes, json_response
 
 _SHOWN = ("label", "score", "scores")
 
 
-class Sentence(BaseModel):
-    """The inner object of the `{"data": {"sentence": ...}}` form."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    sentence: str
-
-
-# Spelt out, because OpenAPI resolves references from the root of its document and not of this schema.
-InlineSentence = Annotated[
-    Sentence,
-    WithJsonSchema(
-        {
-            "type": "object",
-            "properties": {"sentence": {"type": "string"}},
-            "required": ["sentence"],
-            "additionalProperties": False,
-        }
-    ),
-]
-
-
-class ClassifyRequest(BaseModel):
-    """The texts to classify, in exactly one of three forms."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"texts": ["Profits doubled", "The plant closes"]},
-                {"text": "Profits doubled"},
-                {"data": {"sentence": "Profits doubled"}},
-            ],
-            "oneOf": [
-                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
-                for name in ("texts", "text", "data")
-            ],
+_FORMS = ("texts", "text", "data")
+_SENTENCE = {
+    "type": "object",
+    "properties": {"sentence": {"type": "string"}},
+    "required": ["sentence"],
+    "additionalProperties": False,
+}
+REQUEST = {
+    "description": "The texts to classify, in exactly one of three forms.",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "texts": {
+            "description": "Any number of texts.",
+            "anyOf": [{"type": "array", "items": {"type": "string"}, "minItems": 1}, {"type": "null"}],
         },
-    )
+        "text": {
+            "description": "One text; the answer is then one prediction.",
+            "anyOf": [{"type": "string"}, {"type": "null"}],
+        },
+        "data": {
+            "description": "One text, as scoring APIs wrap it; one prediction again.",
+            "anyOf": [_SENTENCE, {"type": "null"}],
+        },
+    },
+    "oneOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in _FORMS],
+    "examples": [
+        {"texts": ["Profits doubled", "The plant closes"]},
+        {"text": "Profits doubled"},
+        {"data": {"sentence": "Profits doubled"}},
+    ],
+}
+"""The body's JSON Schema."""
 
-    texts: Annotated[list[str], Field(min_length=1)] | None = Field(None, description="Any number of texts.")
-    text: str | None = Field(None, description="One text; the answer is then one prediction.")
-    data: InlineSentence | None = Field(None, description="One text, as scoring APIs wrap it; one prediction again.")
 
-    @model_validator(mode="after")
-    def _exactly_one_form(self) -> Self:
-        if sum(given is not None for given in (self.texts, self.text, self.data)) != 1:
-            raise ValueError('give exactly one of "texts": [...], "text": "..." and "data": {"sentence": "..."}')
-        return self
+@dataclass(frozen=True)
+class ClassifyRequest:
+    """What a body asks for."""
 
-    @property
-    def all_texts(self) -> list[str]:
-        """The texts, whatever the form."""
-        if self.texts is not None:
-            return self.texts
-        return [self.text if self.text is not None else self.data.sentence if self.data else ""]
-
-    @property
-    def wants_one(self) -> bool:
-        """Whether the answer is one prediction rather than a list."""
-        return self.texts is None
+    texts: list[str]
+    wants_one: bool
+    """Whether the answer is one prediction rather than a list."""
 
 
 class Prediction(BaseModel):
@@ -104,12 +86,21 @@ class Problem(BaseModel):
 
 
 def parse_request(body: bytes) -> ClassifyRequest:
-    """The request in `body`. Raises `RefusedError` with one line for each mistake."""
-    try:
-        return ClassifyRequest.model_validate_json(body)
-    except ValidationError as error:
-        problems = "; ".join(_explain(dict(detail)) for detail in error.errors(include_url=False))
-        raise RefusedError(422, problems) from None
+    """The request in `body`. Raises `RefusedError` at the first mistake: a body can hold thousands."""
+    wanted = json_object(body)
+    only(wanted, _FORMS)
+    given = [name for name in _FORMS if wanted.get(name) is not None]
+    if len(given) != 1:
+        raise RefusedError(422, 'give exactly one of "texts": [...], "text": "..." and "data": {"sentence": "..."}')
+    if given == ["texts"]:
+        texts = strings(wanted["texts"], "texts")
+        if not texts:
+            raise RefusedError(422, "texts: there is no text; send at least one")
+        return ClassifyRequest(texts, wants_one=False)
+    if given == ["text"]:
+        return ClassifyRequest([string(wanted["text"], "text")], wants_one=True)
+    sentence = settings(wanted["data"], "data", ("sentence",)).get("sentence")
+    return ClassifyRequest([string(sentence, "data.sentence")], wants_one=True)
 
 
 def add_routes(routes: Routes) -> None:
@@ -120,23 +111,17 @@ def add_routes(routes: Routes) -> None:
         _classify,
         "Classify texts",
         answer={"model": Predictions | OnePrediction, "description": "Predictions, or one for one text."},
-        body={"application/json": {"schema": ClassifyRequest.model_json_schema()}},
+        body={"application/json": {"schema": REQUEST}},
     )
 
 
 async def _classify(exchange: Exchange) -> Response:
     exchange.require_content_type(JSON_TYPES)
-    wanted = parse_request(await exchange.body())
-    answers = await exchange.classify(wanted.all_texts)
+    wanted = await off_loop(parse_request, await exchange.body())
+    answers = await exchange.classify(wanted.texts)
     predictions = [{key: answer[key] for key in _SHOWN} for answer in answers]
     by = {"model": exchange.endpoint.spec.model, "version": exchange.version}
     return json_response({**predictions[0], **by} if wanted.wants_one else {"predictions": predictions, **by})
-
-
-def _explain(detail: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in detail["loc"])
-    message = str(detail["msg"]).removeprefix("Value error, ")  # what pydantic puts before our own words
-    return f"{where}: {message}" if where else message
 
 
 def refuse(refusal: RefusedError) -> Response:

@@ -11,6 +11,7 @@ import pydantic_core
 from fastapi import Response
 
 from serve.batching import Answer
+from serve.bodies import off_loop
 from serve.exchange import Exchange, RefusedError, flag, json_object, kind, only, settings
 from serve.protocols.tensors import Tensor, read_texts
 from serve.routes import Protocol, Routes, json_response
@@ -165,7 +166,7 @@ async def _infer(exchange: Exchange) -> Response:
     exchange.require_content_type(_CONTENT_TYPES)
     body = await exchange.body()
     length = _header_length(exchange, len(body))
-    wanted = json_object(body[:length])
+    wanted = await off_loop(json_object, body[:length])
     only(wanted, ("id", "parameters", "inputs", "outputs"))
     if not isinstance(wanted.get("id", ""), str):
         raise RefusedError(422, f"id: expected a string and not {kind(wanted['id'])}")

@@ -1,13 +1,20 @@
-"""One Ray cluster for all integration tests: what `tuneserve up` starts, in a home folder of its own."""
+"""One Ray cluster for all integration tests: what `tuneserve up` starts, with its own home; one Chromium."""
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from common.cluster import Connection, connect, down, up
 from common.ray_head import LOOPBACK, free_port, session_folder
+from serve.endpoints import Deployment
+from tests import browser
+from tests.browser import Browser, Page
+from tests.page_gateway import AWAKE, Gateway, Serve, listening
 from tests.services import S3_CREDENTIALS, Gate, s3_server
 
 TRACKING_PASSWORD = "tr4ck1ng-s3cr3t"
@@ -70,3 +77,32 @@ def cluster(s3_gate: Gate, credentials: None, tmp_path_factory: pytest.TempPathF
         finally:
             down()
             shutil.rmtree(session_folder(), ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if browser.installed() is None:
+        pytest.skip(f"the endpoint's page is not tested, for want of Chromium: apt-get install {browser.PACKAGE}")
+    with Browser.started(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """An empty page, in which nothing may fail and which may ask nobody but the gateway."""
+    with chromium.page() as opened:
+        yield opened
+        assert opened.problems == []
+        assert {host.partition(":")[0] for host in opened.hosts} <= {"127.0.0.1", ""}
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Starts a gateway for the page, in front of the endpoint `news`, which is awake unless a test says otherwise."""
+    monkeypatch.setenv("TUNESERVE_HOME", str(tmp_path))
+    with ExitStack() as running:
+
+        def start(news: Deployment = AWAKE, **options: Any) -> Gateway:
+            return running.enter_context(listening(tmp_path, news, **options))
+
+        yield start

@@ -109,6 +109,14 @@ def test_the_endpoint_answers_with_the_champion(finished: dict[str, Any]) -> Non
     assert set(answer["predictions"][0]["scores"]) == {"bearish", "bullish", "neutral"}
 
 
+def test_the_endpoint_tells_the_champions_card(finished: dict[str, Any]) -> None:
+    card = httpx.get(f"{finished['deploy']['url']}/card", timeout=60).json()
+
+    assert card["version"] == finished["promote"]["version"]
+    assert card["metrics"] == {name: round(value, 4) for name, value in finished["promote"]["metrics"].items()}
+    assert card["text"].startswith(f"# {card['model']}\n")
+
+
 def test_predict_gives_what_the_endpoint_gives(
     finished: dict[str, Any], recipe: Path, places: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -38,11 +38,11 @@ class World:
 
     def promote(self, candidate: str, run_id: str, **changes) -> Promotion:
         prepared = changes.pop("prepared", self.prepared)
+        alias = changes.pop("alias", "champion")
         recipe = self.recipe.model_copy(update=changes)
         storage = str(self.folder / "storage")
-        return promote(
-            recipe, prepared, str(self.checkpoints[candidate]), self.tracker, run_id, "name: words\n", storage
-        )
+        checkpoint = str(self.checkpoints[candidate])
+        return promote(recipe, prepared, checkpoint, self.tracker, run_id, "name: words\n", storage, alias)
 
 
 @pytest.fixture(scope="module")

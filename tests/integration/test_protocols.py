@@ -46,6 +46,9 @@ class TinyBackend:
     async def resolve(self, spec: EndpointSpec) -> ServedVersion:
         return self._served
 
+    async def card(self, spec: EndpointSpec, served: ServedVersion) -> str | None:
+        return None
+
     async def settings(self, served: ServedVersion) -> ModelSettings:
         return ModelSettings.read(served.uri)
 

@@ -107,7 +107,7 @@ def test_health_documentation_and_wrong_requests_wake_nothing(endpoint: Deployed
     wait_until(lambda: state().state == "asleep")
     replicas_before = model_deployment()["recent_dead_replicas"]
 
-    for path in ("/healthz", f"/{NAME}/healthz", "/docs", "/openapi.json"):
+    for path in ("/healthz", f"/{NAME}/healthz", "/docs", "/openapi.json", "/", f"/{NAME}", f"/{NAME}/card"):
         assert client.get(path).status_code == 200
     assert client.get(f"/{NAME}/classify").status_code == 405
     assert client.post(f"/{NAME}/nowhere", json={"text": "good"}).status_code == 404

@@ -5,13 +5,14 @@ from typing import Any
 import httpx
 import pytest
 
-from common.errors import ClusterError, ServingError
+from common.errors import ClusterError, InputError, ServingError
 from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from common.registry import ModelVersion
 from serve import application
 from serve.application import Deployed, deploy_endpoint, endpoints, follow_alias, start_gateway
 from serve.backend import STANDBY
+from serve.canary_settings import CanarySettings
 from serve.endpoints import GATEWAY
 
 URL = "http://127.0.0.1:8000"
@@ -27,6 +28,7 @@ class FakeServe:
         self.gateway_answers = True
         self.version = 3
         self.problem: str | None = None
+        self.canary_state = "running"
 
     def start(self) -> None:
         self.started.append("serve")
@@ -50,7 +52,14 @@ class FakeServe:
             return None
         assert self.details is not None
         told = {"version": self.version, "state": "waking", "problem": self.problem}
-        return {name: {"name": name, **told} for name in self.details["applications"] if name not in (GATEWAY, STANDBY)}
+        names = [name for name in self.details["applications"] if name not in (GATEWAY, STANDBY)]
+        return {name: {"name": name, **told, "canary": self.canary(name)} for name in names}
+
+    def canary(self, name: str) -> dict[str, Any] | None:
+        assert self.details is not None
+        (deployment,) = self.details["applications"][name]["deployments"].values()
+        settings = deployment["deployment_config"]["user_config"]["canary"]
+        return settings and {"state": self.canary_state, "started_at": settings["started_at"]}
 
 
 @pytest.fixture
@@ -84,8 +93,14 @@ def recipe(*overrides: str) -> Recipe:
     return load_recipe(shipped_recipes()["quickstart"], overrides)
 
 
-def deploy(*overrides: str) -> Deployed:
-    return deploy_endpoint(recipe(*overrides), tracking_uri="sqlite:////s/mlflow.db", storage="/s", code_uri=None)
+def deploy(*overrides: str, canary: CanarySettings | None = None) -> Deployed:
+    return deploy_endpoint(
+        recipe(*overrides), tracking_uri="sqlite:////s/mlflow.db", storage="/s", code_uri=None, canary=canary
+    )
+
+
+def candidate(version: int, started_at: str = "now") -> CanarySettings:
+    return CanarySettings("canary", 10, version, "candidate", 200, 0.8, started_at)
 
 
 def test_serve_and_the_gateway_are_started_once(fake: FakeServe) -> None:
@@ -111,6 +126,37 @@ def test_only_a_changed_endpoint_is_deployed_again(gateway: FakeServe) -> None:
     assert gateway.started == ["quickstart"]
     deploy("serve.max_replicas=5")
     assert gateway.started == ["quickstart", "quickstart"]
+
+
+def test_a_candidate_needs_an_endpoint_to_stand_beside(gateway: FakeServe) -> None:
+    with pytest.raises(InputError, match=r"no endpoint 'quickstart' for a candidate .* tuneserve deploy RECIPE"):
+        deploy(canary=candidate(4))
+    assert gateway.started == []
+
+
+def test_a_canary_that_runs_goes_on_when_it_is_asked_for_again_and_ends_when_it_is_not(gateway: FakeServe) -> None:
+    deploy()
+    gateway.started.clear()
+    assert deploy(canary=candidate(4)).ended_canary is None
+    assert deploy(canary=candidate(4, "later")).ended_canary is None
+    assert gateway.started == ["quickstart"]
+
+    assert deploy(canary=candidate(5)).ended_canary == 4
+    assert deploy().ended_canary == 5
+    assert deploy().ended_canary is None
+    assert gateway.started == ["quickstart"] * 3
+
+
+def test_how_a_canary_ended_is_told_until_the_next_one(gateway: FakeServe) -> None:
+    deploy()
+    deploy(canary=candidate(4))
+    gateway.canary_state, gateway.started = "rolled back", []
+
+    assert deploy().ended_canary is None  # it had ended, and nothing is deployed anew for that
+    assert gateway.started == []
+    assert deploy(canary=candidate(4, "later")).ended_canary is None
+    assert gateway.started == ["quickstart"]
+    assert gateway.canary("quickstart") == {"state": "rolled back", "started_at": "later"}
 
 
 def test_what_serve_cannot_run_is_an_error_with_its_reason(gateway: FakeServe) -> None:

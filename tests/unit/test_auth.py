@@ -165,6 +165,25 @@ def test_a_wrong_key_and_a_wrong_scope_are_told_apart_as_rfc_6750_has_it() -> No
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer ts_x"}])
+def test_the_pages_and_their_files_are_open_and_tell_a_stranger_nothing(headers: dict[str, str]) -> None:
+    async def scenario() -> None:
+        async with gateway(backend("required")) as client:
+            for path in ("/", "/news/page/style.css", "/nowhere/page/page.js", "/_gateway/page/index.js"):
+                assert (await client.get(path, headers=headers)).status_code == 200
+            there = await client.get("/news", headers=headers)
+            nowhere = await client.get("/nowhere", headers=headers)
+            others = ["/news/card", "/news/page/x.js", "/news/page", "/news/page/style.css/x", "/favicon.ico"]
+            refused = [(await client.get(path, headers=headers)).status_code for path in others]
+            posted = await client.post("/news", json={"inputs": "a"}, headers=headers)
+
+        assert (there.status_code, nowhere.status_code) == (200, 200)
+        assert there.text.replace("news", "nowhere") == nowhere.text
+        assert {*refused, posted.status_code} == {401}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer ts_x"}])
 def test_a_stranger_cannot_tell_which_endpoints_exist(headers: dict[str, str]) -> None:
     async def scenario() -> None:
         async with gateway() as client:

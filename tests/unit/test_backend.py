@@ -1,14 +1,15 @@
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import ray
 import ray.exceptions
+import ray.serve.exceptions
 
 import serve.backend
-from common.errors import ModelError, ServingError
-from serve.backend import STANDBY, ServeBackend, endpoints_in
+from common.errors import ModelError, ServingError, TrackingError
+from serve.backend import NUM_ATTEMPTS, PAUSES_S, STANDBY, ServeBackend, endpoints_in
 from serve.batching import ServedVersion
 from serve.endpoints import Deployment
 from tests.fake_backend import SPEC
@@ -65,18 +66,44 @@ def answer(backend: ServeBackend, handle: FakeHandle, monkeypatch: pytest.Monkey
     return asyncio.run(backend.classify("news", SERVED, ["a"]))
 
 
-def test_a_batch_is_sent_again_when_its_replica_dies(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    handle = FakeHandle(ray.exceptions.RayActorError(), ray.exceptions.RayActorError(), [{"label": "good"}])
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    taken: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        taken.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return taken
+
+
+WRAPPED = ray.exceptions.RayTaskError("classify", "Traceback ...", ray.exceptions.ActorDiedError())
+
+
+@pytest.mark.parametrize("lost", [ray.exceptions.ActorDiedError(), ray.exceptions.RayActorError(), WRAPPED])
+def test_a_batch_is_sent_again_when_its_replica_dies(
+    lost: Exception, backend: ServeBackend, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = FakeHandle(*[lost] * len(PAUSES_S), [{"label": "good"}])
 
     assert answer(backend, handle, monkeypatch) == [{"label": "good"}]
-    assert handle.calls == [("/models/3/onnx", 3, ["a"])] * 3
+    assert handle.calls == [("/models/3/onnx", 3, ["a"])] * NUM_ATTEMPTS
+    assert pauses == list(PAUSES_S)
 
 
 def test_a_batch_that_costs_one_replica_after_another_is_given_up(
-    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+    backend: ServeBackend, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ServingError, match="3 replicas of 'news' were lost"):
-        answer(backend, FakeHandle(*[ray.exceptions.RayActorError()] * 3), monkeypatch)
+    with pytest.raises(ServingError, match=f"{NUM_ATTEMPTS} replicas of 'news' were lost"):
+        answer(backend, FakeHandle(*[ray.exceptions.RayActorError()] * NUM_ATTEMPTS), monkeypatch)
+
+
+def test_what_serve_refuses_is_not_asked_again(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = FakeHandle(ray.serve.exceptions.RayServeException("no such deployment"))
+
+    with pytest.raises(ServingError, match="'news' cannot be reached: no such deployment; see `tuneserve status`"):
+        answer(backend, handle, monkeypatch)
+    assert len(handle.calls) == 1
 
 
 def test_what_a_replica_raises_is_told_without_its_traceback(
@@ -100,6 +127,29 @@ def test_a_versions_settings_are_read_once_and_a_failure_is_tried_again(backend:
     assert asyncio.run(backend.settings(served)).labels == ("bad", "good")
     (tmp_path / "labels.json").unlink()
     assert asyncio.run(backend.settings(served)).labels == ("bad", "good")
+
+
+def test_a_versions_card_is_read_once_and_a_failure_is_tried_again(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Registry:
+        cards: ClassVar[list[Any]] = [TrackingError("http://away refuses"), "# news", "# changed"]
+
+        def by_version(self, model: str, version: int) -> tuple[str, int]:
+            return model, version
+
+        def card(self, version: tuple[str, int]) -> str:
+            assert version == (SPEC.model, 3)
+            found = self.cards.pop(0)
+            if isinstance(found, Exception):
+                raise found
+            return str(found)
+
+    monkeypatch.setattr(backend, "_registry", lambda tracking_uri: Registry())
+    with pytest.raises(ServingError, match=r"card of version 3 of 'headlines' cannot be read: http://away refuses"):
+        asyncio.run(backend.card(SPEC, SERVED))
+
+    assert [asyncio.run(backend.card(SPEC, SERVED)) for _ in range(2)] == ["# news"] * 2
 
 
 def test_a_batch_that_nobody_waits_for_is_cancelled(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:

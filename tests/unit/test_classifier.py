@@ -13,7 +13,7 @@ from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
-from common.classifier import Classifier, probabilities
+from common.classifier import MAX_BATCH_SIZE, MAX_CHARS_PER_TOKEN, Classifier, probabilities
 from common.errors import ModelError
 from tests.tiny_model import VOCABULARY, build_engine
 
@@ -99,6 +99,41 @@ def test_no_text_that_json_can_say_fails_the_texts_beside_it(folder: Path, text:
     before, _, after = Classifier.load(folder).classify(["good", text, "bad"])
 
     assert (before.label, after.label) == ("good", "bad")
+
+
+def test_the_tokenizer_sees_no_more_of_a_text_than_the_model_could_read(folder: Path) -> None:
+    given: list[object] = []
+
+    class Counting:
+        def encode_batch_fast(self, texts):
+            given.extend(texts)
+            return classifier._tokenizer.encode_batch_fast(texts)
+
+    classifier = Classifier.load(folder)
+    limit = MAX_CHARS_PER_TOKEN * classifier.max_length
+    texts = ["bad" + " " * 99_997, ("good", "x" * 100_000), "good"]
+    answers = replace(classifier, _tokenizer=Counting()).classify(texts)
+
+    assert given == [texts[0][:limit], ("good", "x" * limit), "good"]
+    assert [found.truncated for found in answers] == [True, True, False]
+    assert answers[0].label == "bad"
+
+
+def test_a_text_is_padded_to_neighbours_of_its_length_and_not_to_the_longest_of_all(folder: Path) -> None:
+    widths: list[int] = []
+
+    class Session:
+        def get_inputs(self):
+            return classifier._session.get_inputs()
+
+        def run(self, names, feeds):
+            widths.append(feeds["input_ids"].shape[1])
+            return classifier._session.run(names, feeds)
+
+    classifier = Classifier.load(folder)
+    replace(classifier, _session=Session()).classify(["good", "bad " * 50] * MAX_BATCH_SIZE)
+
+    assert widths == [1, 50]
 
 
 def test_no_texts_and_empty_texts_are_answered(folder: Path) -> None:

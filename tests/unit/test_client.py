@@ -180,6 +180,13 @@ def test_pauses_grow_and_differ(clock: Clock, monkeypatch: pytest.MonkeyPatch) -
     assert clock.pauses == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
 
 
+def test_after_a_lost_connection_it_asks_again_soon(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve.client, "random", SimpleNamespace(uniform=lambda low, high: high))
+    Server([lambda: httpx.ConnectError("refused")] * 5).client().classify("a")
+
+    assert clock.pauses == [0.25, 0.5, 1.0, 1.0, 1.0]
+
+
 def test_a_wait_beyond_the_deadline_is_not_waited(clock: Clock) -> None:
     server = Server([lambda: httpx.Response(429, json={"error": "full"}, headers={"Retry-After": "60"})])
 

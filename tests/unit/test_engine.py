@@ -1,12 +1,15 @@
 import asyncio
+import math
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from common.classifier import Classifier
+from common.classifier import Classifier, Prediction
 from common.errors import ModelError
 from serve.engine import Engines, Model, fetch
 from tests.tiny_model import build_engine
@@ -47,6 +50,45 @@ def test_answers_are_in_the_order_of_the_texts(engine_folder: Path) -> None:
     answers = asyncio.run(Model().classify(str(engine_folder), 1, texts))
 
     assert [answer["label"] for answer in answers] == ["bad", "good", "bad", "good"]
+
+
+def test_a_text_that_the_model_fails_on_has_no_score_and_its_neighbours_have_theirs(
+    engine_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify = Classifier.classify
+
+    def fragile(classifier: Classifier, texts: Sequence[str]) -> list[Prediction]:
+        if "poison" in texts:
+            raise RuntimeError("indices element out of data bounds")
+        return classify(classifier, texts)
+
+    monkeypatch.setattr(Classifier, "classify", fragile)
+    texts = ["good", "bad", "poison", "good", "poison", "bad", "good"]
+
+    answers = asyncio.run(Model().classify(str(engine_folder), 1, texts))
+
+    assert [answer["label"] for answer in answers if not math.isnan(answer["score"])] == [
+        text for text in texts if text != "poison"
+    ]
+    assert [number for number, answer in enumerate(answers) if math.isnan(answer["score"])] == [2, 4]
+    assert set(answers[2]) == set(answers[0])
+
+
+def test_a_batch_is_tokenised_and_classified_off_the_event_loop(
+    engine_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    classify = Classifier.classify
+
+    def watched(classifier: Classifier, texts: Sequence[str]) -> list[Prediction]:
+        threads.append(threading.get_ident())
+        return classify(classifier, texts)
+
+    monkeypatch.setattr(Classifier, "classify", watched)
+    asyncio.run(Model().classify(str(engine_folder), 1, ["good"]))
+
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 def test_callers_that_come_together_share_one_load(engine_folder: Path) -> None:

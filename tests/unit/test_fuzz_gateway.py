@@ -31,7 +31,7 @@ from common.api_keys import KeyRing, keys_path
 from serve.event_log import EventLog
 from serve.exchange import RefusedError
 from serve.gateway_replica import assemble
-from serve.protocols.native import ClassifyRequest, parse_request
+from serve.protocols.native import REQUEST, parse_request
 from tests.fake_backend import FakeBackend
 
 ANSWER_TIMEOUT_S = 30.0
@@ -142,7 +142,7 @@ def test_the_document_allows_exactly_the_bodies_that_are_accepted(body: dict[str
         is_accepted = True
     except RefusedError:
         is_accepted = False
-    assert jsonschema.Draft202012Validator(ClassifyRequest.model_json_schema()).is_valid(body) == is_accepted
+    assert jsonschema.Draft202012Validator(REQUEST).is_valid(body) == is_accepted
 
 
 def posted(path: str, body: bytes, *, length: int | None = None, headers: bytes = b"") -> bytes:

@@ -120,3 +120,15 @@ def test_ping_and_version_wake_nothing() -> None:
     assert ask("GET", "/news/version", backend).text == version("mlflow")
     assert ask("GET", "/news/ping", FakeBackend(registry_error=TrackingError("x"))).status_code == 503
     assert backend.batches == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"," * 3_000_000, b"text\n" + b"a\n" * 2_000_000, b"text\n" + b"\n" * 2_000_000, b"text,b\n" + b",\n" * 1_000_000],
+    ids=["names", "rows", "empty rows", "values"],
+)
+def test_csv_of_millions_of_values_is_refused_in_few_words(body: bytes) -> None:
+    response = ask("POST", "/news/invocations", content=body, headers={"content-type": "text/csv"})
+
+    assert response.status_code == 413
+    assert len(response.text) < 300

@@ -70,6 +70,13 @@ def test_a_candidate_that_failed_says_so() -> None:
     assert "\nNot passed: accuracy" in card(verdict=replace(VERDICT, passed=False))
 
 
+def test_programs_find_the_metrics_where_the_hub_looks_for_them() -> None:
+    results = huggingface_hub.ModelCard(card()).data.eval_results
+
+    assert [(result.metric_type, result.metric_value) for result in results] == [("accuracy", 0.9), ("macro_f1", 0.85)]
+    assert {(result.dataset_name, result.dataset_split) for result in results} == {("sms.csv", "test")}
+
+
 def test_a_folder_on_somebodys_machine_is_named_without_its_path() -> None:
     text = card(replace(PREPARED, base_model="/home/someone/models/encoder"))
 

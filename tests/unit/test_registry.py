@@ -41,6 +41,15 @@ def test_an_alias_leads_to_a_version_and_its_files(registry: ModelRegistry, name
     assert [found.version for found in registry.versions(name)] == [1, 2, 3]
 
 
+def test_a_versions_card_is_its_readme_and_a_version_may_have_none(
+    registry: ModelRegistry, name: str, folder: Path
+) -> None:
+    (folder / name / "2" / "README.md").write_text("# größer", encoding="utf-8")
+
+    assert registry.card(registry.by_version(name, 2)) == "# größer"
+    assert registry.card(registry.by_version(name, 1)) is None
+
+
 def test_what_is_not_registered_says_how_to_register_it(registry: ModelRegistry, name: str) -> None:
     with pytest.raises(RegistryError, match=r"'nothing' carries the alias 'champion'.*run `tuneserve promote`"):
         registry.by_alias("nothing", "champion")

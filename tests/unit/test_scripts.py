@@ -72,6 +72,24 @@ def test_an_environment_without_pip_is_made_anew(project: Path) -> None:
     assert "-m venv .venv" in run(project, "scripts/install")
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_chromium_for_the_page_is_installed_where_there_is_none_and_root_may(project: Path, is_there: bool) -> None:
+    executable(project.parent / "tools" / "apt-get", '#!/usr/bin/env bash\necho "apt-get $*" >>"$NOTES"\n')
+    if is_there:
+        executable(project.parent / "tools" / "chromium", "#!/usr/bin/env bash\n")
+
+    asked = [line for line in run(project, "scripts/test") if line.startswith("apt-get")]
+
+    install = ["apt-get update", "apt-get install --yes --no-install-recommends chromium"]
+    assert asked == (install if os.geteuid() == 0 and not is_there else [])
+
+
+def test_without_a_chromium_the_other_tests_run_all_the_same(project: Path) -> None:
+    executable(project.parent / "tools" / "apt-get", "#!/usr/bin/env bash\nexit 100\n")
+
+    assert run(project, "scripts/test")[-1].endswith("tests/integration")
+
+
 @pytest.mark.parametrize(("arguments", "chosen"), [((), "-m not slow "), (("--all",), "")])
 def test_the_unit_tests_run_in_two_processes_and_then_the_integration_tests_in_one(
     project: Path, arguments: tuple[str, ...], chosen: str

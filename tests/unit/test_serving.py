@@ -19,6 +19,7 @@ from common.storage import write_json
 from scripts import serving
 from scripts.job import Job
 from serve.application import Deployed
+from serve.canary_settings import CanarySettings
 from serve.gateway_server import Tls
 
 LOCAL = ClusterRecord("127.0.0.1:6379", "http://127.0.0.1:8265", None, "/s", "sqlite:////s/mlflow.db", 1, "", "")
@@ -173,7 +174,7 @@ def test_a_job_and_a_driver_sent_elsewhere_deploy_where_they_are_with_their_code
 ) -> None:
     seen: list[Any] = []
 
-    def deploy_endpoint(recipe: object, *, code_uri: str | None, **places: str) -> Deployed:
+    def deploy_endpoint(recipe: object, *, code_uri: str | None, **options: object) -> Deployed:
         seen.append(code_uri)
         return Deployed("url", "quickstart", 1)
 
@@ -190,6 +191,31 @@ def test_a_job_and_a_driver_sent_elsewhere_deploy_where_they_are_with_their_code
 
     assert serving.deploy(load(tmp_path)) == {"url": "url", "model": "quickstart", "version": 1}
     assert tuple(seen) == started
+
+
+CANARY = CanarySettings("canary", 10, 2, "candidate", 200, 0.8, "now")
+
+
+def test_a_candidate_starts_no_cluster_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="no cluster is up, so there is no endpoint 'quickstart'"):
+        serving.deploy(load(tmp_path), CANARY)
+
+
+def test_a_deployment_says_which_candidate_stands_beside_it_and_whose_comparison_it_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ModelRegistry, "by_alias", lambda *_: None)
+    monkeypatch.setattr(serving, "read_record", lambda: LOCAL)
+    monkeypatch.setattr(serving, "connect", lambda private: nullcontext())
+    monkeypatch.setattr(serving, "up_gateway", lambda storage, uri: None)
+    monkeypatch.setattr(serving, "deploy_endpoint", lambda recipe, **options: Deployed("url", "quickstart", 1, 7))
+
+    result = serving.deploy(load(tmp_path), CANARY)
+
+    assert result["canary"]["version"] == 2
+    said = capsys.readouterr().err
+    assert "the comparison with version 7 has ended" in said
+    assert "version 2 answers 10 % of the requests" in said
 
 
 def test_rolling_back_without_a_cluster_moves_the_alias_and_waits_for_nobody(
