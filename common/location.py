@@ -1,5 +1,6 @@
 """A place for files: a local path, or any URL that pyarrow or fsspec opens."""
 
+import functools
 import os
 import shutil
 import uuid
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -51,10 +53,25 @@ def filesystem(location: str) -> tuple[pyarrow.fs.FileSystem, str]:
     pyarrow opens file, S3, Google Cloud, Azure and HDFS URLs itself; the rest (https, memory, ...) go to fsspec.
     Raises InputError when neither knows the scheme, or when the package for it is missing.
     """
-    opened, path = _open(location)
-    if isinstance(opened, pyarrow.fs.S3FileSystem):
-        return _open_s3(opened.__reduce__()[1][0]), path
-    return opened, path
+    if not location.startswith("s3://"):
+        return _open(location)
+    parts = _s3_parts(location)
+    opened, bucket = _bucket(f"s3://{parts.netloc}{'?' if parts.query else ''}{parts.query}")
+    return opened, f"{bucket}{unquote(parts.path)}".rstrip("/")
+
+
+def _s3_parts(location: str) -> SplitResult:
+    try:
+        return urlsplit(location)
+    except ValueError as error:
+        raise InputError(f"{location} is not a URL that can be opened: {error}") from error
+
+
+@functools.lru_cache(maxsize=16)
+def _bucket(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """Kept, because a client for S3 takes 0.1 s to make and asks for the bucket's region."""
+    opened, path = _open(uri)
+    return _open_s3(opened.__reduce__()[1][0]), path
 
 
 def location_of(files: pyarrow.fs.FileSystem, path: str) -> str:
