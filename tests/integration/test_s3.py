@@ -14,6 +14,7 @@ from common.builtin import finance_headlines
 from common.cluster import Connection
 from common.dataset import load_splits
 from common.errors import InputError
+from common.lease import lease
 from common.location import filesystem, location_of, refuse_unreachable
 from common.recipe_file import load_recipe
 from common.storage import delete_folder, folders_in, read_json, write_json
@@ -78,6 +79,14 @@ def test_data_is_read_there_tokenised_there_once_and_fetched_once_a_machine(
         assert read_split(prepared, "train").num_rows == prepared.num_rows["train"]
         folders.add(local_folder(prepared))
     assert len(folders) == 2
+
+
+def test_of_two_commands_on_one_recipe_the_second_is_refused(storage: str) -> None:
+    uri = f"{storage}/runs/.small.lock"
+    with lease(uri, "'small'"), pytest.raises(InputError, match="is at work on 'small'"), lease(uri, "'small'"):
+        pass
+    with lease(uri, "'small'"):
+        pass
 
 
 @pytest.fixture

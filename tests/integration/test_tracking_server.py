@@ -109,8 +109,17 @@ def test_the_server_runs_no_code_of_others_and_shows_no_secret_among_its_process
 def test_a_sweep_loses_nothing_when_the_server_is_away_for_a_while(
     cluster: Connection, server: Server, tmp_path: Path
 ) -> None:
-    job = job_on(server, tmp_path, "search.num_trials=2", "search.scheduler=fifo")
-    back = threading.Timer(4.0, server.gate.open)
+    sweep_with_outage(server, tmp_path, away_s=4.0)
+
+
+@pytest.mark.slow
+def test_a_minute_without_the_server_loses_nothing(cluster: Connection, server: Server, tmp_path: Path) -> None:
+    sweep_with_outage(server, tmp_path, away_s=60.0, name="minute")
+
+
+def sweep_with_outage(server: Server, folder: Path, away_s: float, name: str = "small") -> None:
+    job = job_on(server, folder, "search.num_trials=2", "search.scheduler=fifo", f"name={name}")
+    back = threading.Timer(away_s, server.gate.open)
 
     def go_away(record: TrialRecord) -> None:
         if len(record.history) == 1 and not back.ident:

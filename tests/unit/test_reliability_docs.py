@@ -1,0 +1,15 @@
+"""The document on faults names tests that there are."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT.parent / "docs" / "reliability.md").read_text())
+
+
+@pytest.mark.parametrize(("file", "test"), NAMED)
+def test_each_row_is_a_test(file: str, test: str) -> None:
+    (path,) = ROOT.rglob(file)
+    assert f"def {test}(" in path.read_text()
