@@ -11,5 +11,4 @@ NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT.parent / "docs" / "rel
 
 @pytest.mark.parametrize(("file", "test"), NAMED)
 def test_each_row_is_a_test(file: str, test: str) -> None:
-    (path,) = ROOT.rglob(file)
-    assert f"def {test}(" in path.read_text()
+    assert any(f"def {test}(" in path.read_text() for path in ROOT.rglob(file))
