@@ -224,6 +224,11 @@ class Tracker:
         with _explained(self.uri):
             self.client.update_run(run_id, status="RUNNING")
 
+    def discard(self, run_id: str) -> None:
+        """Deletes a run."""
+        with _explained(self.uri):
+            self.client.delete_run(run_id)
+
     def finish(self, run_id: str, status: RunStatus = "FINISHED", ended_at_ms: int | None = None) -> None:
         """Ends a run, now or in the past."""
         with _explained(self.uri):

@@ -37,6 +37,8 @@ class Gate:
     def __init__(self) -> None:
         self.is_open = True
         self.target_port: int | None = None
+        self.unanswered: bytes | None = None
+        """The beginning of the next request whose answer is lost."""
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port = int(self._listener.getsockname()[1])
         self._joined: list[socket.socket] = []
@@ -72,17 +74,22 @@ class Gate:
                 client.close()
                 continue
             self._joined += [client, server]
+            is_lost = threading.Event()
             for source, target in ((client, server), (server, client)):
-                threading.Thread(target=_pass_on, args=(source, target), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(source, target, is_lost), daemon=True).start()
 
-
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    for end in (source, target):
+    def _pass_on(self, source: socket.socket, target: socket.socket, is_lost: threading.Event) -> None:
         with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+            while (data := source.recv(65536)) and not is_lost.is_set():
+                if self.unanswered and data.startswith(self.unanswered):
+                    self.unanswered = None
+                    is_lost.set()
+                    target.sendall(data)
+                    continue
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

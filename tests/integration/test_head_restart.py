@@ -119,7 +119,7 @@ def test_a_detached_actor_and_an_endpoint_outlive_a_killed_control_store(redis_c
 
 def _label(url: str) -> str | None:
     try:
-        answer = httpx.post(url, json={"text": "good"}, timeout=60)
+        answer = httpx.post(url, json={"texts": ["good"]}, timeout=60)
     except httpx.HTTPError:
         time.sleep(0.5)
         return None

@@ -29,6 +29,7 @@ from tests.small_job import small_job
 from tests.tiny_model import build_engine
 from tune.allocation import Allocation
 from tune.promote import promote
+from tune.run_writer import RunWriter
 from tune.study import TrialRecord
 
 PROGRAMS = postgres_programs()
@@ -106,6 +107,19 @@ def test_the_server_runs_no_code_of_others_and_shows_no_secret_among_its_process
         assert "s3cr3t" not in " ".join(process.cmdline())
 
 
+def test_a_trial_whose_run_was_begun_without_an_answer_has_one_run(server: Server) -> None:
+    tracker = Tracker.open(server.url, "doubles")
+    parent = tracker.start("sweep")
+    ids: dict[str, str] = {}
+    writer = RunWriter(tracker, parent, ids.__setitem__)
+    server.gate.unanswered = b"POST /api/2.0/mlflow/runs/create"
+    writer.start("trial-0", {"learning_rate": 0.1})
+    writer.end("trial-0", "FINISHED")
+    writer.close()
+    assert server.gate.unanswered is None
+    assert tracker.find_runs({"mlflow.parentRunId": parent}) == [ids["trial-0"]]
+
+
 def test_a_sweep_loses_nothing_when_the_server_is_away_for_a_while(
     cluster: Connection, server: Server, tmp_path: Path
 ) -> None:
@@ -163,6 +177,7 @@ def test_a_model_that_only_the_server_can_read_is_copied_to_the_storage(
     assert Classifier.load(Path(copy)).classify(["good good bad"])[0].label == "good"
 
 
+@pytest.mark.slow
 def test_an_endpoint_follows_the_server_with_the_credentials_of_its_cluster(
     registry: ModelRegistry, cluster: Connection
 ) -> None:
@@ -173,7 +188,7 @@ def test_an_endpoint_follows_the_server_with_the_credentials_of_its_cluster(
     )
     deploy_endpoint(recipe, tracking_uri=registry.tracking_uri, storage=cluster.record.storage, code_uri=None)
     try:
-        answer = httpx.post(f"{gateway}/tracked/classify", json={"text": "good"}, timeout=90).json()
+        answer = httpx.post(f"{gateway}/tracked/classify", json={"texts": ["good"]}, timeout=90).json()
         assert answer["version"] == 1
         assert answer["predictions"][0]["label"] == "good"
     finally:
@@ -190,7 +205,7 @@ def test_a_winner_is_promoted_and_its_model_is_on_the_server(
     assert best.checkpoint is not None
     assert best.run_id is not None
     told = promote(
-        job.recipe, prepare_data(job), best.checkpoint, tracker, best.run_id, job.recipe_yaml, str(job.storage)
+        job.recipe, prepare_data(job), best.checkpoint, tracker, best.run_id, job.recipe_yaml, job.storage, "champion"
     )
     found = ModelRegistry(server.url)
     version = found.by_version("promoted", told.version)

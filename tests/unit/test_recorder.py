@@ -28,6 +28,9 @@ class FakeTracker:
             raise TrackingError("away")
         return f"run-of-{name}"
 
+    def open_children(self, parent_run_id: str) -> dict[str, str]:
+        return {}
+
     def reopen(self, run_id: str) -> None:
         self.seen.append(("reopen", run_id))
 
