@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from common.request_log_settings import RequestLog
 from common.search_range import Range
 from common.search_settings import Search
 from common.settings import Fraction, Settings
@@ -274,8 +275,14 @@ class Serve(Settings):
     """Idle time after which the last replica goes."""
     max_queued_requests: PositiveInt = 256
     """Texts that may wait; beyond that the answer is 429."""
+    num_gpus: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """GPU that each replica holds: none, a whole one, or a fraction of one that several replicas share. A replica with
+    a GPU runs the model's own weights in bf16 (fp16 where the GPU has none) and needs the extra `serve-gpu`."""
     auth: AuthMode = "auto"
     """Whether a request needs an API key (`tuneserve keys`); `auto`: unless the gateway listens on loopback alone."""
+    request_log: RequestLog | None = None
+    """Keep what the endpoint is asked and answers (`tuneserve requests`, `tuneserve replay`); `{}` takes the defaults.
+    Not given: no text is kept anywhere."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

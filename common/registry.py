@@ -17,13 +17,13 @@ from pyarrow import fs
 
 from common.errors import RegistryError
 from common.location import filesystem, join
+from common.model_settings import ONNX_FOLDER, WEIGHTS_FOLDER
 from common.tracking import open_client, refusal, sqlite_file
 from common.tracking_address import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ONNX_FOLDER = "onnx"
 CARD_FILE = "README.md"
 
 CANDIDATE_ALIAS = "candidate"
@@ -159,8 +159,8 @@ class ModelRegistry:
             repository = get_artifact_repository(version.uri, tracking_uri=self.tracking_uri)
             return {found.path for found in repository.list_artifacts()}
 
-    def fetchable_uri(self, version: ModelVersion, storage: str) -> str:
-        """The `onnx` folder as a URI that `pyarrow.fs` opens.
+    def fetchable_uri(self, version: ModelVersion, storage: str, *, with_weights: bool = False) -> str:
+        """The `onnx` folder as a URI that `pyarrow.fs` opens; `with_weights` the weights beside it as well.
 
         Artifacts that only MLflow can read (its server proxies them) are copied to `storage`/served once.
         """
@@ -168,15 +168,17 @@ class ModelRegistry:
         try:
             fs.FileSystem.from_uri(uri)
         except pa.ArrowInvalid:
-            return self._copy_to_storage(version, storage)
+            if with_weights:
+                self._copy_to_storage(version, storage, WEIGHTS_FOLDER)
+            return self._copy_to_storage(version, storage, ONNX_FOLDER)
         return uri
 
-    def _copy_to_storage(self, version: ModelVersion, storage: str) -> str:
-        target_uri = join(storage, "served", version.name, str(version.version))
+    def _copy_to_storage(self, version: ModelVersion, storage: str, subfolder: str) -> str:
+        target_uri = join(storage, "served", version.name, str(version.version), subfolder)
         files, target = filesystem(target_uri)
         if files.get_file_info(f"{target}/{_COMPLETE}").type == fs.FileType.NotFound:
             with TemporaryDirectory() as folder:
-                source = self.download(version, ONNX_FOLDER, Path(folder))
+                source = self.download(version, subfolder, Path(folder))
                 files.create_dir(target)
                 fs.copy_files(str(source), target, destination_filesystem=files)
             with files.open_output_stream(f"{target}/{_COMPLETE}"):

@@ -292,6 +292,41 @@ def predict(**arguments: Any) -> dict[str, Any]:
     return predict(**arguments)
 
 
+_SINCE = click.option(
+    "--since", metavar="WHEN", default="24h", show_default=True, help="7d, 1h, 30m, 10s ago, or a date or time (UTC)."
+)
+
+
+@command(
+    click.argument("name"),
+    _SINCE,
+    click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Texts to show."),
+    click.option("--label", metavar="LABEL", help="Only texts that were given this label."),
+    _PLACES[0],
+)
+def requests(name: str, **options: Any) -> dict[str, Any]:
+    """Show what the endpoint NAME was asked and answered, from its request log."""
+    from scripts.logged_requests import requests
+
+    return requests(name, **options)
+
+
+@command(
+    click.argument("name"),
+    click.option("--version", type=click.IntRange(min=1), help="The candidate's version."),
+    click.option("--alias", metavar="ALIAS", help="The candidate's alias."),
+    _SINCE,
+    click.option("--limit", type=click.IntRange(min=1), default=10_000, show_default=True, help="Newest texts only."),
+    click.option("--out", metavar="FILE", help="Where to write all texts with both answers (Parquet)."),
+    *_PLACES,
+)
+def replay(name: str, **options: Any) -> dict[str, Any]:
+    """Score what the endpoint NAME was asked with a candidate, and list where it answers otherwise."""
+    from scripts.replay import replay
+
+    return replay(name, **options)
+
+
 @command(click.argument("name"), click.option("--alias", default="champion", show_default=True), *_PLACES)
 def rollback(name: str, alias: str, storage: str | None, mlflow_uri: str | None) -> dict[str, Any]:
     """Move a registered model's alias back one version; the endpoint follows."""

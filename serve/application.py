@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import ray.serve
 
+from common.cluster import offers, resources
 from common.errors import InputError, ServingError
 from common.recipe import Recipe
 from common.registry import ModelRegistry
@@ -19,7 +20,9 @@ from serve.canary_settings import CanarySettings
 from serve.endpoints import GATEWAY, Deployment, EndpointSpec
 from serve.gateway_server import Listener, Tls
 from serve.health import State
+from serve.placement import check_gpus
 from serve.ray_serve import (
+    REPLICA_RESOURCE,
     check_port_is_free,
     gateway_application,
     gateway_health,
@@ -97,11 +100,13 @@ def deploy_endpoint(
     `code_uri` is an archive with this code that replicas run from; None where the nodes have it installed. An endpoint
     that is deployed like this already is left alone; a canary that runs and is not asked for again ends.
 
-    Raises `RegistryError` when no version carries the alias, `ClusterError` when there is no gateway, `InputError` for
-    a canary beside no endpoint, and `ServingError` when the endpoint does not come up.
+    Raises `RegistryError` when no version carries the alias, `ClusterError` when there is no gateway or no GPU for it,
+    `InputError` for a canary beside no endpoint, and `ServingError` when the endpoint does not come up.
     """
     champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
     url = f"{_gateway_url()}/{recipe.name}"
+    if recipe.serve.num_gpus:
+        check_gpus(recipe.serve, resources())
     running = _deployed().get(recipe.name)
     if running is None and canary is not None:
         raise InputError(
@@ -112,9 +117,9 @@ def deploy_endpoint(
     runs = before is not None and _canary_runs(_health(recipe.name))
     if before is not None and (before.is_like(canary) if runs else canary is None):
         canary = before  # it goes on, or still tells how it ended
-    spec = _specification(recipe, tracking_uri, storage, code_uri, canary)
+    spec = endpoint_spec(recipe, tracking_uri, storage, code_uri, canary)
     if running is None or running.spec != spec:
-        run(model_application(spec), recipe.name)
+        run(model_application(spec, on_serving_machines=offers(REPLICA_RESOURCE)), recipe.name)
         _wait_until_running(recipe.name)
     follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
     _follow_canary(recipe.name, canary)
@@ -122,9 +127,10 @@ def deploy_endpoint(
     return Deployed(url, champion.name, champion.version, ended)
 
 
-def _specification(
-    recipe: Recipe, tracking_uri: str, storage: str, code_uri: str | None, canary: CanarySettings | None
+def endpoint_spec(
+    recipe: Recipe, tracking_uri: str, storage: str, code_uri: str | None, canary: CanarySettings | None = None
 ) -> EndpointSpec:
+    """What a recipe says of its endpoint."""
     return EndpointSpec(
         model=recipe.registered_model,
         alias=recipe.registry.alias,
@@ -137,6 +143,8 @@ def _specification(
         downscale_to_zero_delay_s=recipe.serve.downscale_to_zero_delay_s,
         code_uri=code_uri,
         auth=recipe.serve.auth,
+        num_gpus=recipe.serve.num_gpus,
+        request_log=recipe.serve.request_log,
         canary=canary,
     )
 

@@ -1,8 +1,8 @@
 """Who may ask what: a middleware that lets nobody without a valid API key past, where keys are needed.
 
 An endpoint's `serve.auth` decides: `required` and `none` say so themselves, `auto` needs a key unless the gateway
-listens on loopback alone. What is the gateway's own goes by `auto`. Refusals wake nothing and tell a stranger nothing:
-not even whether an endpoint exists.
+listens on loopback alone. To read what others asked needs one also where asking needs none. What is the gateway's own
+goes by `auto`. Refusals wake nothing and tell a stranger nothing: not even whether an endpoint exists.
 """
 
 import ipaddress
@@ -21,10 +21,14 @@ from serve.endpoints import Endpoints
 from serve.health import GatewayHealth
 from serve.page import page_answer
 from serve.protocols.native import Problem
+from serve.recent_requests import REQUESTS_PATH
 
 HEALTH_PATH = "/healthz"
-OPEN_PATHS = {"/docs", "/openapi.json"}
-"""How to ask, which is the same everywhere; these pages name no endpoint."""
+PROBE_PATH = "/-/healthz"
+"""Where Ray Serve's own proxies say that they are well, and KubeRay and load balancers look."""
+
+OPEN_PATHS = {"/docs", "/openapi.json", PROBE_PATH}
+"""How to ask, which is the same everywhere, and that the gateway answers; none of them names an endpoint."""
 
 KEY_NAME = "tuneserve.api_key_name"
 """Where a request's scope holds the name of the key that it came with."""
@@ -88,7 +92,7 @@ class Authentication:
     def _refusal(self, scope: Scope) -> Response | None:
         path = get_route_path(scope)
         endpoint = endpoint_in(scope)
-        if path in OPEN_PATHS or not self._needs_key(endpoint):
+        if path in OPEN_PATHS or not self._needs_key(endpoint, path):
             return None
         refusal = self._refusal_of_key(scope, endpoint)
         if refusal is not None and path == HEALTH_PATH:
@@ -96,8 +100,10 @@ class Authentication:
         # A page is the same whether or not there is an endpoint, and asks its reader for the key.
         return refusal and (page_answer(scope) or refusal)
 
-    def _needs_key(self, endpoint: str) -> bool:
+    def _needs_key(self, endpoint: str, path: str) -> bool:
         mode = self._mode_of(endpoint)
+        if mode == "none" and path.startswith(f"/{endpoint}{REQUESTS_PATH}"):
+            return True  # whoever may ask may not therefore read what others asked
         return not self._on_loopback if mode == "auto" else mode == "required"
 
     def _refusal_of_key(self, scope: Scope, endpoint: str) -> JSONResponse | None:

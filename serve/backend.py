@@ -17,13 +17,15 @@ from ray.serve.handle import DeploymentHandle
 
 from common.errors import InputError, RegistryError, ServingError, TrackingError
 from common.model_settings import ModelSettings
+from common.ray_environment import home
 from serve.batching import Answer, ServedVersion, Text
 from serve.canary_record import conclude, outcome_of
 from serve.endpoints import Deployment, EndpointSpec
 from serve.health import CanaryHealth
+from serve.known_versions import KnownVersions
 
 if TYPE_CHECKING:
-    from common.registry import ModelRegistry
+    from common.registry import ModelRegistry, ModelVersion
 
 DEPLOYMENT = "Model"
 """Name of the deployment in an endpoint's Serve application, and in the standby's."""
@@ -36,6 +38,9 @@ PAUSES_S = (0.0, 0.2, 1.0)
 later, because what Ray knows of a process may lag behind its end. A batch that costs so many replicas is given up."""
 
 NUM_ATTEMPTS = 1 + len(PAUSES_S)
+
+LOOK_INTERVAL_S = 0.1
+"""How often a call that is not answered yet looks whether there still is a replica to answer it."""
 
 _LOST_REPLICA = (ray.exceptions.RayActorError, ray.serve.exceptions.ReplicaUnavailableError)
 logger = logging.getLogger(__name__)
@@ -71,6 +76,7 @@ class ServeBackend:
         self._handle = cache(_handle)
         self._handle(STANDBY)  # a handle is told of its replicas a moment after it was made
         self._registry = cache(_registry)
+        self._known_versions = KnownVersions(home() / "known_versions")
         self._waking: dict[str, asyncio.Task[None]] = {}
         # MLflow's client blocks, for long when a server is away: it must not take the threads of others.
         self._registry_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="registry")
@@ -82,13 +88,20 @@ class ServeBackend:
         return endpoints_in(await self._controller.get_serve_instance_details.remote())
 
     async def resolve(self, spec: EndpointSpec) -> ServedVersion:
-        """The version that the alias points to, and its files. Raises what `common.registry` raises."""
+        """The version that the alias points to, and its files. Raises what `common.registry` raises.
+
+        At first that is what a gateway before this one knew a moment ago; the next look asks the registry.
+        """
+        if (known := self._known_versions.recall(spec)) is not None:
+            return known
         return await asyncio.get_running_loop().run_in_executor(self._registry_threads, self._resolve, spec)
 
     def _resolve(self, spec: EndpointSpec) -> ServedVersion:
         registry = self._registry(spec.tracking_uri)
         version = registry.by_alias(spec.model, spec.alias)
-        return ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
+        served = _served(registry, version, spec)
+        self._known_versions.note(spec, served)
+        return served
 
     async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
         """The candidate of `spec.canary`, and how that ended if it has. Raises what `common.registry` raises."""
@@ -98,8 +111,7 @@ class ServeBackend:
         assert spec.canary is not None
         registry = self._registry(spec.tracking_uri)
         version = registry.by_version(spec.model, spec.canary.version)
-        served = ServedVersion(version.version, registry.fetchable_uri(version, spec.storage))
-        return served, outcome_of(version, name, spec.canary)
+        return _served(registry, version, spec), outcome_of(version, name, spec.canary)
 
     async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
         """Moves the aliases as `outcome` says and puts it on record. Raises what `common.registry` raises."""
@@ -135,20 +147,36 @@ class ServeBackend:
 
     async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         """Has a replica classify one batch, waking one when none is there. Raises `ServingError`."""
-        for pause_s in (*PAUSES_S, None):
-            response = self._handle(self._application(name, served)).classify.remote(served.uri, served.version, texts)
+        pauses_s = iter(PAUSES_S)
+        while True:
+            application = self._application(name, served)
+            response: Any = self._handle(application).classify.remote(served.uri, served.version, texts)
             try:
-                return cast(list[Answer], await response)
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
+                if (answers := await self._answers(response, name, application)) is not None:
+                    return answers
             except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
                 if not _is_loss(error):
                     raise _failure(name, error) from error
-                if pause_s is None:
+                if (pause_s := next(pauses_s, None)) is None:
                     raise ServingError(f"{NUM_ATTEMPTS} replicas of {name!r} were lost one after another") from error
                 await asyncio.sleep(pause_s)
-        raise AssertionError("unreachable")
+
+    async def _answers(self, response: Any, name: str, application: str) -> list[Answer] | None:
+        """The answers; None, and the call is cancelled, when the standby should be asked.
+
+        When an endpoint's last replica dies, Serve keeps its calls for the next one, which takes seconds to start.
+        """
+        outcome = asyncio.ensure_future(_outcome(response))
+        try:
+            while not (await asyncio.wait([outcome], timeout=LOOK_INTERVAL_S))[0]:
+                is_kept = application == name and not _num_replicas(self._handle(name))
+                if is_kept and _num_replicas(self._handle(STANDBY)):
+                    return None
+            return outcome.result()
+        finally:
+            if not outcome.done():
+                outcome.cancel()
+                response.cancel()
 
     def _application(self, name: str, served: ServedVersion) -> str:
         """Which application is to answer: the endpoint's own, or the standby while that has no replica with a model."""
@@ -169,6 +197,15 @@ class ServeBackend:
             await self._handle(STANDBY).release.remote(served.uri, served.version)
         except Exception as error:  # whoever asks next tries again
             logger.warning("%s does not wake: %s", name, error)
+
+
+async def _outcome(response: Any) -> list[Answer]:
+    return cast(list[Answer], await response)
+
+
+def _served(registry: "ModelRegistry", version: "ModelVersion", spec: EndpointSpec) -> ServedVersion:
+    uri = registry.fetchable_uri(version, spec.storage, with_weights=spec.num_gpus > 0)
+    return ServedVersion(version.version, uri)
 
 
 def _is_loss(error: Exception) -> bool:

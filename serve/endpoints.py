@@ -15,9 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self
 
+from pydantic import ValidationError
+
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
 from common.recipe import AuthMode
+from common.request_log_settings import RequestLog
 from serve.batching import Answer, Batcher, ServedVersion, Text
 from serve.canary import Canary
 from serve.canary_settings import CanarySettings
@@ -53,19 +56,27 @@ class EndpointSpec:
     downscale_to_zero_delay_s: float
     code_uri: str | None = None
     auth: AuthMode = "auto"
+    num_gpus: float = 0.0
+    request_log: RequestLog | None = None
     canary: CanarySettings | None = None
 
     def as_user_config(self) -> dict[str, Any]:
         """A JSON object that `from_user_config` reads."""
-        return asdict(self)
+        return {**asdict(self), "request_log": self.request_log and self.request_log.model_dump()}
 
     @classmethod
     def from_user_config(cls, user_config: Mapping[str, Any] | None) -> Self | None:
         """The specification in a deployment's `user_config`; None when the deployment is not one of ours."""
         try:
             spec = cls(**(user_config or {}))
-            return replace(spec, canary=CanarySettings.from_json(asdict(spec)["canary"]))
-        except TypeError:
+            given = asdict(spec)
+            log = given["request_log"]
+            return replace(
+                spec,
+                canary=CanarySettings.from_json(given["canary"]),
+                request_log=None if log is None else RequestLog.model_validate(log),
+            )
+        except (TypeError, ValidationError):
             return None
 
 
@@ -111,24 +122,6 @@ class Backend(Protocol):
 
     async def release(self, name: str, served: ServedVersion) -> None:
         """Has the endpoint's replicas give the version's memory back; wakes none."""
-
-
-@dataclass
-class _CanaryRegistry:
-    """The backend as one endpoint's canary needs it."""
-
-    backend: Backend
-    name: str
-    spec: EndpointSpec
-
-    async def candidate(self) -> tuple[ServedVersion, CanaryHealth | None]:
-        return await self.backend.candidate(self.name, self.spec)
-
-    async def conclude(self, outcome: CanaryHealth) -> None:
-        await self.backend.conclude(self.name, self.spec, outcome)
-
-    async def release(self, served: ServedVersion) -> None:
-        await self.backend.release(self.name, served)
 
 
 class Endpoint:
@@ -213,10 +206,7 @@ class Endpoint:
         return (settings, await self._backend.card(self.spec, served)), served.version
 
     def _canary(self, spec: EndpointSpec) -> Canary | None:
-        if spec.canary is None:
-            return None
-        registry = _CanaryRegistry(self._backend, self.name, spec)
-        return Canary(spec.canary, self.batcher, partial(self._backend.classify, self.name), registry)
+        return Canary(self.name, spec, spec.canary, self.batcher, self._backend) if spec.canary else None
 
     async def _known_version(self) -> ServedVersion:
         await self._asked.wait()

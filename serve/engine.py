@@ -1,6 +1,7 @@
 """The replica: loads the versions of a model that it is asked for, and classifies batches.
 
-This module starts with every wake, so it imports only what a forward pass needs: no torch, transformers or MLflow.
+This module starts with every wake, so it imports only what a forward pass needs: no torch, transformers or MLflow. A
+replica with a GPU takes `serve.gpu` for that, and with it torch, when it loads its first model.
 """
 
 import asyncio
@@ -17,8 +18,9 @@ from typing import Any
 import psutil
 
 from common.classifier import Classifier, Prediction, Text
-from common.errors import InputError, ModelError
+from common.errors import InputError, ModelError, ServingError
 from common.location import cached_copy, local_path
+from common.model_settings import weights_beside
 from serve.autoscaling import IDLE_METRIC
 
 NUM_KEPT = 2
@@ -47,6 +49,23 @@ def fetch(uri: str) -> Path:
             f"{folder} is not on this node; a cluster of several machines needs a storage that all of them can read"
         )
     return folder
+
+
+def load(uri: str) -> Classifier:
+    """The classifier at `uri` on the CPU. Raises `ModelError`."""
+    return Classifier.load(fetch(uri))
+
+
+def load_on_gpu(uri: str) -> Classifier:
+    """The classifier at `uri` on this process's GPU, by the weights beside it. Raises `ModelError`, `ServingError`."""
+    try:
+        import serve.gpu as gpu
+    except ImportError as error:
+        raise ServingError(
+            f"a replica with a GPU needs torch and transformers ({error}): install tuneserve[serve-gpu] on the nodes "
+            "that have GPUs, or set serve.num_gpus=0"
+        ) from error
+    return gpu.load(fetch(uri), fetch(weights_beside(uri)))
 
 
 class Engines:
@@ -99,7 +118,8 @@ def _classify(engine: Classifier, texts: Sequence[Text]) -> list[Prediction]:
 class Model:
     """The Serve deployment behind an endpoint. The gateway says with each batch which version classifies it."""
 
-    def __init__(self, num_kept: int = NUM_KEPT) -> None:
+    def __init__(self, num_kept: int = NUM_KEPT, *, on_gpu: bool = False) -> None:
+        self._load_model = load_on_gpu if on_gpu else load
         self._engines = Engines(self._load, num_kept)
         # One forward pass at a time: it takes one core, and two would only delay each other.
         self._core = asyncio.Lock()
@@ -142,7 +162,7 @@ class Model:
             raise ModelError(f"version {version} cannot be loaded: {error}") from error
 
     def _load(self, uri: str) -> Classifier:
-        classifier = Classifier.load(fetch(uri))
+        classifier = self._load_model(uri)
         self._times["load"] = time.time()
         return classifier
 

@@ -1,8 +1,10 @@
 """One request to an endpoint, whatever its protocol: its body is read, its texts are classified, within the limits."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -11,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
+from serve.answered import Answered
 from serve.batching import Answer, QueueFullError, Text
 from serve.bodies import MAX_MARKS, has_too_many_values, off_loop
 from serve.endpoints import Endpoint
@@ -64,6 +67,11 @@ class Exchange:
         self._deadline_s = deadline_s
         self.version = endpoint.served.version if endpoint.served else None
         """The version that answered, or, before that, the one that would."""
+        self.texts: Sequence[Text] = ()
+        """What is to be classified, once it is read and within the limits."""
+        self.answers: Sequence[Answer] = ()
+        self._at = datetime.now(UTC)
+        self._began_at = time.perf_counter()
 
     def content_type(self) -> str:
         """The body's type in lower case, without parameters; empty when the client gave none."""
@@ -101,6 +109,7 @@ class Exchange:
     async def classify(self, texts: Sequence[Text]) -> list[Answer]:
         """An answer for each text, in their order, all by one version."""
         self._check(texts)
+        self.texts = texts
         limit_s = self._time_limit_s()
         try:
             async with asyncio.timeout(limit_s):
@@ -122,7 +131,23 @@ class Exchange:
         for number, answer in enumerate(answers):
             if answer["score"] != answer["score"]:  # NaN, which JSON cannot say
                 raise RefusedError(500, f"the model's score for text {number} is not a number; promote another version")
+        self.answers = answers
         return answers
+
+    def answered(self, protocol: str, status: int) -> Answered:
+        """What became of the texts of a request in that protocol."""
+        return Answered(
+            endpoint=self.endpoint.name,
+            spec=self.endpoint.spec,
+            protocol=protocol,
+            request_id=self.request.scope.get(REQUEST_ID, ""),
+            at=self._at,
+            latency_s=time.perf_counter() - self._began_at,
+            status=status,
+            version=self.version,
+            texts=self.texts,
+            answers=self.answers,
+        )
 
     def require_version(self) -> None:
         """Refuses while nobody knows which version is to answer."""

@@ -6,14 +6,16 @@ nothing else wakes one. It reserves no CPU and loads no model.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from serve.answered import Observer
+from serve.auth import PROBE_PATH
 from serve.card import add_routes as add_card_route
 from serve.docs_page import render
 from serve.endpoints import Backend, Endpoints
@@ -35,8 +37,11 @@ logger = logging.getLogger(__name__)
 _DESCRIPTION = "Text classifiers that sleep when nobody asks: the first request wakes one, idleness removes it."
 
 
-def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S) -> FastAPI:
-    """The application in front of `backend`. Starting it looks at the deployments once, then follows them."""
+def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S, observers: Sequence[Observer] = ()) -> FastAPI:
+    """The application in front of `backend`. Starting it looks at the deployments once, then follows them.
+
+    `observers` are told of every request whose texts were read.
+    """
     endpoints = Endpoints(backend)
 
     @asynccontextmanager
@@ -45,11 +50,12 @@ def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S) -> FastAPI:
             await endpoints.look_at_deployments()
         except Exception as error:  # followed below until it works
             logger.warning("the gateway could not look at its endpoints yet: %s", error)
-        following = asyncio.create_task(endpoints.follow())
+        followers = [endpoints.follow(), *(observer.follow(endpoints) for observer in observers)]
+        following = [asyncio.create_task(follower) for follower in followers]
         yield
-        following.cancel()
-        with suppress(asyncio.CancelledError):
-            await following
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
 
     app = FastAPI(
         title="tuneserve",
@@ -63,7 +69,7 @@ def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S) -> FastAPI:
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     _add_gateway_routes(app, endpoints)
-    _add_endpoint_routes(app, endpoints, deadline_s)
+    _add_endpoint_routes(endpoints, Routes(app.router, endpoints, deadline_s, observers))
     return app
 
 
@@ -73,6 +79,10 @@ def _add_gateway_routes(app: FastAPI, endpoints: Endpoints) -> None:
         await endpoints.look_again()
         return GatewayHealth(endpoints=endpoints.health())
 
+    @app.get(PROBE_PATH, include_in_schema=False)
+    async def probe() -> PlainTextResponse:
+        return PlainTextResponse("success")
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(render(app.openapi()))
@@ -80,8 +90,7 @@ def _add_gateway_routes(app: FastAPI, endpoints: Endpoints) -> None:
     add_page_routes(app.router, endpoints)  # after the paths above, which are no endpoint's
 
 
-def _add_endpoint_routes(app: FastAPI, endpoints: Endpoints, deadline_s: float) -> None:
-    routes = Routes(app.router, endpoints, deadline_s)
+def _add_endpoint_routes(endpoints: Endpoints, routes: Routes) -> None:
     health = {"model": EndpointHealth, "description": "Its state, replicas and version."}
     routes.get(native.PROTOCOL, "/{name}/healthz", partial(_endpoint_health, endpoints), "How an endpoint is", health)
     add_card_route(routes)

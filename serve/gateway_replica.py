@@ -7,14 +7,18 @@ from fastapi import FastAPI
 from ray.serve._private.logging_utils import get_serve_logs_dir
 
 from common.api_keys import KeyRing, keys_path
+from serve import recent_requests
 from serve.auth import is_loopback, protect
 from serve.backend import ServeBackend
+from serve.drift import DriftMonitor
 from serve.endpoints import Backend, Endpoints
 from serve.event_log import EventLog
-from serve.gateway import create_app
+from serve.gateway import DEADLINE_S, create_app
 from serve.gateway_server import GatewayServer, Listener
 from serve.metrics import GatewayMetrics
 from serve.request_id import RequestId
+from serve.request_log import RequestLogs
+from serve.routes import Routes
 from serve.telemetry import MeasuredBackend, RequestTelemetry
 
 
@@ -22,9 +26,11 @@ def assemble(backend: Backend, keys: KeyRing, log: EventLog, *, on_loopback: boo
     """The whole gateway in front of `backend`. What is refused is counted too."""
     metrics = GatewayMetrics()
     measured = MeasuredBackend(backend, metrics, log)
-    app = create_app(measured)
+    logs = RequestLogs(metrics)
+    app = create_app(measured, observers=(logs, DriftMonitor(metrics)))
     endpoints: Endpoints = app.state.endpoints
     measured.sample(endpoints)
+    recent_requests.add_routes(Routes(app.router, endpoints, DEADLINE_S), logs.told)
     protect(app, endpoints, keys, on_loopback=on_loopback)
     app.add_middleware(RequestTelemetry, endpoints=endpoints, metrics=metrics, log=log)
     app.add_middleware(RequestId)

@@ -6,6 +6,8 @@ anything else that a client makes up: a stranger must not be able to fill the me
 whatever its path, counts as the gateway's own.
 """
 
+from collections.abc import Mapping
+
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from serve.health import CanaryHealth
@@ -27,6 +29,18 @@ class GatewayMetrics:
         self._waiting = Gauge("tuneserve_waiting_texts", "Texts accepted and not answered yet.", endpoint)
         self._replicas = Gauge("tuneserve_replicas", "Replicas that answer.", endpoint)
         self._wake = Histogram("tuneserve_wake_seconds", "Time from no replica to an answer.", _WAKING, endpoint)
+        self._logged = Counter("tuneserve_request_log_texts", "Texts by what became of them.", ("endpoint", "outcome"))
+        self._window = Gauge("tuneserve_window_texts", "Texts that the next figures are about.", version)
+        self._shares = Gauge("tuneserve_label_share", "Share of the last texts.", (*version, "label"))
+        self._confidence = Gauge("tuneserve_confidence", "Mean score of the labels of the last texts.", version)
+        self._expected_shares = Gauge(
+            "tuneserve_validation_label_share", "Share of the validation split.", (*version, "label")
+        )
+        self._expected_confidence = Gauge(
+            "tuneserve_validation_confidence", "Mean score of the labels of the validation split.", version
+        )
+        self._label_psi = Gauge("tuneserve_label_psi", "Labels against the validation split.", version)
+        self._confidence_psi = Gauge("tuneserve_confidence_psi", "Scores against the validation split.", version)
         self._canary = Gauge("tuneserve_canary_percent", "Share of requests that a candidate is asked.", endpoint)
         self._agreement = Gauge("tuneserve_canary_agreement", "Texts that both versions label alike.", endpoint)
 
@@ -55,6 +69,33 @@ class GatewayMetrics:
         """How an endpoint is now."""
         self._replicas.set(replicas, {"endpoint": endpoint})
         self._waiting.set(waiting, {"endpoint": endpoint})
+
+    def logged(self, endpoint: str, outcome: str, num_texts: int) -> None:
+        """Texts that were `written` to the request log, or `dropped`."""
+        self._logged.inc(num_texts, {"endpoint": endpoint, "outcome": outcome})
+
+    def answers(
+        self, endpoint: str, version: int, *, num_texts: int, shares: Mapping[str, float], confidence: float
+    ) -> None:
+        """What the last answers were: the share of each label, and the mean score of the labels."""
+        tags = _tags(endpoint, version)
+        self._window.set(num_texts, tags)
+        self._confidence.set(confidence, tags)
+        for label, share in shares.items():
+            self._shares.set(share, {**tags, "label": label})
+
+    def validation(self, endpoint: str, version: int, *, shares: Mapping[str, float], confidence: float) -> None:
+        """The same of the validation split."""
+        tags = _tags(endpoint, version)
+        self._expected_confidence.set(confidence, tags)
+        for label, share in shares.items():
+            self._expected_shares.set(share, {**tags, "label": label})
+
+    def drift(self, endpoint: str, version: int, *, labels: float, confidence: float) -> None:
+        """How far the last answers are from the validation split, as population stability indices."""
+        tags = _tags(endpoint, version)
+        self._label_psi.set(labels, tags)
+        self._confidence_psi.set(confidence, tags)
 
     def canary(self, endpoint: str, health: CanaryHealth | None) -> None:
         """How the endpoint's canary does; None when there is none."""

@@ -35,6 +35,9 @@ LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 GATEWAY_DEPLOYMENT = "Gateway"
 """Name of the deployment in the gateway's Serve application."""
 
+REPLICA_RESOURCE = "tuneserve_replica"
+"""What machines for endpoints offer, a unit for each replica that they may hold; `cluster.yaml` has a type of them."""
+
 _ON_HEAD: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 _ANY_HOST = {"0.0.0.0", "::", ""}
 
@@ -131,8 +134,12 @@ def standby_application(code_uri: str | None) -> ray.serve.Application:
     return deployment(Model).bind(NUM_KEPT_BY_STANDBY)
 
 
-def model_application(spec: EndpointSpec) -> ray.serve.Application:
-    """The deployment behind an endpoint: no replica until a batch waits, `max_replicas` at most."""
+def model_application(spec: EndpointSpec, *, on_serving_machines: bool = False) -> ray.serve.Application:
+    """The deployment behind an endpoint: no replica until a batch waits, `max_replicas` at most.
+
+    `on_serving_machines`: the cluster has machines for replicas, or its autoscaler can start some (`REPLICA_RESOURCE`).
+    A replica then goes there and nowhere else: its machine counts as busy, and one comes when none is there.
+    """
     deployment = ray.serve.deployment(
         name=DEPLOYMENT,
         user_config=spec.as_user_config(),
@@ -141,12 +148,23 @@ def model_application(spec: EndpointSpec) -> ray.serve.Application:
         max_ongoing_requests=max(2, round(spec.target_ongoing_requests)),
         # No CPU reserved: a sweep holds all of a small cluster's, and the first request would wait for its end; nor
         # must an awake replica hold up a training. It forwards in one thread, and `max_replicas` bounds how many do.
-        ray_actor_options={"num_cpus": 0, "runtime_env": _runtime_env(spec.code_uri)},
+        ray_actor_options={
+            "num_cpus": 0,
+            **_gpus(spec),
+            # Machines for endpoints have no GPUs; one that asks for a GPU goes where that is.
+            "resources": {REPLICA_RESOURCE: 1.0} if on_serving_machines and not spec.num_gpus else {},
+            "runtime_env": _runtime_env(spec.code_uri),
+        },
         logging_config=LOGGING,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return deployment(Model).bind()
+    return deployment(Model).bind(on_gpu=spec.num_gpus > 0)
+
+
+def _gpus(spec: EndpointSpec) -> dict[str, float]:
+    # Left out and not 0: Ray would take 0 for a wish to hide all GPUs, and warn.
+    return {"num_gpus": spec.num_gpus} if spec.num_gpus else {}
 
 
 def _autoscaling(spec: EndpointSpec) -> AutoscalingConfig:

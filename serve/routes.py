@@ -9,6 +9,7 @@ import pydantic_core
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
+from serve.answered import Answered, Observer
 from serve.endpoints import Endpoint, Endpoints
 from serve.exchange import Exchange, RefusedError
 
@@ -68,10 +69,13 @@ class PlainRoute(APIRoute):
 class Routes:
     """Adds routes below `/{name}` to `router`."""
 
-    def __init__(self, router: APIRouter, endpoints: Endpoints, deadline_s: float) -> None:
+    def __init__(
+        self, router: APIRouter, endpoints: Endpoints, deadline_s: float, observers: Sequence[Observer] = ()
+    ) -> None:
         self._router = router
         self._endpoints = endpoints
         self._deadline_s = deadline_s
+        self._observers = observers
 
     def get(self, protocol: Protocol, path: str, handler: Handler, summary: str, answer: Mapping[str, Any]) -> None:
         """A question about the endpoint; wakes nothing. `answer` is OpenAPI's description of the 200."""
@@ -120,21 +124,31 @@ class Routes:
 
     def _answering(self, protocol: Protocol, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            exchange = None
+            exchange, status = None, 200
             try:
                 exchange = Exchange(request, self._endpoint(request.path_params["name"]), self._deadline_s)
                 response = await handler(exchange)
             except RefusedError as refusal:
-                response = protocol.refuse(refusal)
+                status, response = refusal.status, protocol.refuse(refusal)
             except Exception as error:
                 # What nobody foresaw is told to the log only: its words may hold paths, addresses or texts.
                 logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-                response = protocol.refuse(RefusedError(500, FAILED))
+                status, response = 500, protocol.refuse(RefusedError(500, FAILED))
             if exchange is not None and exchange.version is not None:
                 response.headers[VERSION_HEADER] = str(exchange.version)
+            if exchange is not None and exchange.texts:
+                self._tell(exchange.answered(protocol.name, status))
             return response
 
         return answer
+
+    def _tell(self, seen: Answered) -> None:
+        """A request is answered all the same when one who watches fails."""
+        for observer in self._observers:
+            try:
+                observer.answered(seen)
+            except Exception as error:
+                logger.error("%s of %r failed", type(observer).__name__, seen.endpoint, exc_info=error)
 
     def _endpoint(self, name: str) -> Endpoint:
         try:

@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from common.validation_profile import PROFILE_FILE, ValidationProfile
+
 VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "good": 2, "bad": 3}
 LABELS = ("bad", "good")
 # Logits for (bad, good) that each token adds.
@@ -22,7 +24,7 @@ WEIGHTS = np.array([[0, 0], [0, 0], [-2, 2], [2, -2]], dtype=np.float32)
 
 
 def build_engine(folder: Path, *, swapped: bool = False) -> Path:
-    """Writes `model.onnx`, `tokenizer.json` and `labels.json` into `folder` and returns it."""
+    """Writes what a promotion leaves in a version's `onnx` folder into `folder` and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_graph(), str(folder / "model.onnx"))
     tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token="[UNK]"))
@@ -31,6 +33,8 @@ def build_engine(folder: Path, *, swapped: bool = False) -> Path:
     labels = list(reversed(LABELS)) if swapped else list(LABELS)
     settings = {"labels": labels, "max_length": 64, "pad_token_id": 0, "precision": "fp32"}
     (folder / "labels.json").write_text(json.dumps(settings), encoding="utf-8")
+    profile = ValidationProfile.of(labels, np.array([[0.1, 0.9], [0.8, 0.2]]))
+    (folder / PROFILE_FILE).write_text(profile.dump(), encoding="utf-8")
     return folder
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import onnx
@@ -16,9 +16,10 @@ import torch
 import transformers
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from common.classifier import MODEL_FILE, TOKENIZER_FILE, Classifier, Logits
+from common.classifier import MODEL_FILE, TOKENIZER_FILE, Classifier, Logits, probabilities
 from common.errors import PromotionError
 from common.model_settings import LABELS_FILE
+from common.validation_profile import PROFILE_FILE, ValidationProfile
 from tune.quiet import quiet
 
 MAX_INT8_LOSS = 0.005
@@ -49,7 +50,8 @@ def export(
 ) -> ExportReport:
     """Writes `model.onnx`, `tokenizer.json` and `labels.json` into `folder`; int8 where that keeps the accuracy.
 
-    `texts` and `labels` are the validation split. The graph takes any batch size and any length up to `max_length`.
+    `texts` and `labels` are the validation split, whose answers go into `validation_profile.json`. The graph takes any
+    batch size and any length up to `max_length`.
 
     Raises:
         PromotionError: when the model cannot be exported, or ONNX Runtime does not give what torch gives.
@@ -77,11 +79,14 @@ def export(
                 f"{MAX_LOGIT_DIFFERENCE:g}; the model was not registered: try another base model, or report this one"
             )
         _quantise(fp32 / MODEL_FILE, int8 / MODEL_FILE)
-        fp32_accuracy, int8_accuracy = (_accuracy(chosen, texts, actual) for chosen in (fp32, int8))
-        chosen = int8 if int8_accuracy >= fp32_accuracy - MAX_INT8_LOSS else fp32
-        shutil.copytree(chosen, folder, dirs_exist_ok=True)
+        fp32_answers, int8_answers = (_Answers.of(tried, texts) for tried in (fp32, int8))
+        fp32_accuracy, int8_accuracy = fp32_answers.accuracy(actual), int8_answers.accuracy(actual)
+        is_int8 = int8_accuracy >= fp32_accuracy - MAX_INT8_LOSS
+        shutil.copytree(int8 if is_int8 else fp32, folder, dirs_exist_ok=True)
+        profile = (int8_answers if is_int8 else fp32_answers).profile()
+        (folder / PROFILE_FILE).write_text(profile.dump(), encoding="utf-8")
     return ExportReport(
-        precision="int8" if chosen is int8 else "fp32",
+        precision="int8" if is_int8 else "fp32",
         max_logit_difference=difference,
         fp32_accuracy=fp32_accuracy,
         int8_accuracy=int8_accuracy,
@@ -158,7 +163,21 @@ def _logit_difference(model: Any, tokenizer: Any, classifier: Classifier, texts:
     return float(np.abs(expected - classifier.logits(texts)).max())
 
 
-def _accuracy(folder: Path, texts: Sequence[str], actual: np.ndarray[Any, Any]) -> float:
-    classifier = Classifier.load(folder, num_threads=os.cpu_count() or 1)
-    predicted = np.array(classifier.labels)[classifier.logits(texts).argmax(axis=1)]
-    return float(np.mean(predicted == actual))
+@dataclass(frozen=True)
+class _Answers:
+    """What an export answers on the validation split."""
+
+    labels: tuple[str, ...]
+    logits: Logits
+    """(N, C), columns in the order of `labels`."""
+
+    @classmethod
+    def of(cls, folder: Path, texts: Sequence[str]) -> Self:
+        classifier = Classifier.load(folder, num_threads=os.cpu_count() or 1)
+        return cls(classifier.labels, classifier.logits(texts))
+
+    def accuracy(self, actual: np.ndarray[Any, Any]) -> float:
+        return float(np.mean(np.array(self.labels)[self.logits.argmax(axis=1)] == actual))
+
+    def profile(self) -> ValidationProfile:
+        return ValidationProfile.of(self.labels, probabilities(self.logits))

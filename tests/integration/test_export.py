@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from common.classifier import Classifier
 from common.errors import PromotionError
 from common.tokenised import PreparedData, read_split
+from common.validation_profile import ValidationProfile
+from serve.gpu import load_on
 from tests.candidates import fine_tune, prepare_texts
 from tune.export import ExportReport, export
 
@@ -80,6 +82,20 @@ def test_an_export_serves_as_it_was_trained_and_prints_nothing(
 
 
 @pytest.mark.usefixtures("exports_at_once")
+def test_an_export_says_what_it_answers_on_the_validation_split(case: Case, tmp_path: Path) -> None:
+    case.export(tmp_path / "onnx")
+
+    profile = ValidationProfile.read(str(tmp_path / "onnx"))
+
+    answers = Classifier.load(tmp_path / "onnx").classify(case.texts)
+    assert profile is not None
+    assert {label: count for label, count in profile.label_counts.items() if count} == Counter(
+        answer.label for answer in answers
+    )
+    assert profile.mean_score == pytest.approx(np.mean([answer.score for answer in answers]))
+
+
+@pytest.mark.usefixtures("exports_at_once")
 def test_the_graph_takes_any_batch_and_any_length(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tune.export.MAX_INT8_LOSS", -1.0)
     assert case.export(tmp_path / "onnx").precision == "fp32"
@@ -95,13 +111,26 @@ def test_the_graph_takes_any_batch_and_any_length(case: Case, tmp_path: Path, mo
             assert row == pytest.approx(model(**inputs).logits[0].numpy(), abs=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "difference"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
+def test_the_engine_of_a_gpu_gives_what_the_export_gives(
+    case: Case, fp32_file: Path, dtype: torch.dtype, difference: float
+) -> None:
+    exported = Classifier.load(fp32_file.parent)
+
+    by_torch = load_on(torch.device("cpu"), dtype, fp32_file.parent, case.checkpoint)
+
+    assert by_torch.logits(case.texts) == pytest.approx(exported.logits(case.texts), abs=difference)
+    labels = [[found.label for found in engine.classify(case.texts)] for engine in (exported, by_torch)]
+    assert np.mean(np.array(labels[0]) == np.array(labels[1])) > 0.98
+
+
 @pytest.mark.usefixtures("exports_at_once")
 @pytest.mark.parametrize(("accuracies", "kept"), [((0.95, 0.9451), "int8"), ((0.95, 0.9449), "fp32")])
 def test_int8_is_kept_within_half_a_point(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracies: tuple[float, float], kept: str
 ) -> None:
-    given: Callable[..., float] = lambda folder, *rows: accuracies[folder.name == "int8"]  # noqa: E731
-    monkeypatch.setattr("tune.export._accuracy", given)
+    in_turn = iter(accuracies)
+    monkeypatch.setattr("tune.export._Answers.accuracy", lambda *_: next(in_turn))
 
     report = case.export(tmp_path / "onnx")
 

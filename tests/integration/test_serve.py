@@ -18,6 +18,8 @@ from common.errors import ClusterError, RegistryError, ServingError
 from common.ray_head import free_port
 from common.recipe import Recipe
 from common.registry import ModelRegistry
+from scripts.logged_requests import requests
+from scripts.replay import replay
 from serve.application import (
     Deployed,
     EndpointState,
@@ -27,6 +29,7 @@ from serve.application import (
     remove_endpoint,
     start_gateway,
 )
+from serve.drift import MIN_TEXTS
 from serve.ray_serve import check_port_is_free, serve_details
 from tests.tiny_model import register
 
@@ -63,7 +66,7 @@ def client(gateway: str) -> Iterator[httpx.Client]:
 
 
 def deploy(registry: ModelRegistry, storage: Path, name: str = NAME, auth: str = "auto") -> Deployed:
-    settings = {"downscale_to_zero_delay_s": 1.0, "max_replicas": 1, "auth": auth}
+    settings = {"downscale_to_zero_delay_s": 1.0, "max_replicas": 1, "auth": auth, "request_log": {}}
     recipe = Recipe.model_validate({"name": name, "data": {"source": "-"}, "model": {"base": "-"}, "serve": settings})
     return deploy_endpoint(recipe, tracking_uri=registry.tracking_uri, storage=str(storage), code_uri=None)
 
@@ -273,8 +276,10 @@ def test_a_port_that_is_taken_is_named(cluster: Connection) -> None:
 
 def test_every_figure_on_the_dashboard_is_exported_under_that_name(endpoint: Deployed, client: httpx.Client) -> None:
     wait_until(lambda: state().state == "asleep")
-    client.post(f"/{NAME}/classify", json={"text": "good"}).raise_for_status()
+    # As many as the drift figures need.
+    client.post(f"/{NAME}/classify", json={"texts": ["good"] * MIN_TEXTS}).raise_for_status()
     on_dashboard = set(re.findall(r"ray_tuneserve_\w+", DASHBOARD.read_text()))
+    on_dashboard -= {"ray_tuneserve_canary_agreement"}  # of what has been compared, which takes a candidate
     head = next(node for node in ray.nodes() if "node:__internal_head__" in node["Resources"])
 
     def exported() -> set[str]:
@@ -282,6 +287,40 @@ def test_every_figure_on_the_dashboard_is_exported_under_that_name(endpoint: Dep
         return set(re.findall(r"^(ray_tuneserve_\w+)\{", metrics, re.MULTILINE))
 
     wait_until(lambda: on_dashboard <= exported())
+
+
+def test_what_was_asked_is_logged_shown_and_replayed_with_another_version(
+    endpoint: Deployed, client: httpx.Client, registry: ModelRegistry
+) -> None:
+    texts = ["good good jane@example.org", "bad"]
+    for body in ({"texts": texts}, {"words": "refused, and never a text"}):
+        client.post(f"/{NAME}/classify", json=body, headers={"x-request-id": "logged"})
+    storage = str(model_deployment()["deployment_config"]["user_config"]["storage"])
+
+    def logged() -> list[dict[str, Any]]:
+        found = requests(NAME, since="1h", limit=1000, label=None, storage=storage)["requests"]
+        return [row for row in found if row["request_id"] == "logged"]
+
+    def told() -> list[str]:
+        return [row["text"] for row in client.get(f"/{NAME}/requests").json()["requests"][:2]]
+
+    wait_until(lambda: told() == texts[::-1])
+    wait_until(lambda: len(logged()) == 2)
+    assert {(row["text"], row["label"], row["version"], row["status"]) for row in logged()} == {
+        (texts[0], "good", 1, 200),
+        (texts[1], "bad", 1, 200),
+    }
+
+    settings: dict[str, Any] = {"alias": None, "since": "1h", "limit": 2, "out": None, "storage": storage}
+    same = replay(NAME, version=1, mlflow_uri=registry.tracking_uri, **settings)
+    swapped = replay(NAME, version=2, mlflow_uri=registry.tracking_uri, **settings)
+
+    assert (same["agreement"], same["disagreements"]) == (1.0, [])
+    assert swapped["agreement"] == 0.0
+    assert {(row["text"], row["candidate_label"]) for row in swapped["disagreements"]} == {
+        (texts[0], "bad"),
+        (texts[1], "good"),
+    }
 
 
 def test_a_key_opens_the_endpoint_that_asks_for_one_until_it_is_revoked(

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from common.errors import ClusterError, InputError, ServingError
+from common.machines import Node, Resources
 from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from common.registry import ModelVersion
@@ -14,6 +15,7 @@ from serve.application import Deployed, deploy_endpoint, endpoints, follow_alias
 from serve.backend import STANDBY
 from serve.canary_settings import CanarySettings
 from serve.endpoints import GATEWAY
+from serve.ray_serve import REPLICA_RESOURCE
 
 URL = "http://127.0.0.1:8000"
 
@@ -29,6 +31,8 @@ class FakeServe:
         self.version = 3
         self.problem: str | None = None
         self.canary_state = "running"
+        self.offered: set[str] = set()
+        self.reserved: dict[str, Any] = {}
 
     def start(self) -> None:
         self.started.append("serve")
@@ -38,6 +42,7 @@ class FakeServe:
         self.started.append(name)
         assert self.details is not None
         bound = app._bound_deployment
+        self.reserved = bound.ray_actor_options.get("resources", {})
         config = {"user_config": bound.user_config}
         deployments = {bound.name: {"deployment_config": config, "replicas": [], "target_num_replicas": 0}}
         self.details["applications"][name] = {"status": self.status, "message": "no", "deployments": deployments}
@@ -76,6 +81,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     monkeypatch.setattr(application, "start", fake.start)
     monkeypatch.setattr(application, "check_port_is_free", lambda host, port: None)
     monkeypatch.setattr(application, "run", fake.run)
+    monkeypatch.setattr(application, "offers", lambda resource: resource in fake.offered)
     monkeypatch.setattr(application, "gateway_health", fake.health)
     monkeypatch.setattr(application, "ModelRegistry", Registry)
     monkeypatch.setattr(httpx, "get", fake.get)
@@ -126,6 +132,28 @@ def test_only_a_changed_endpoint_is_deployed_again(gateway: FakeServe) -> None:
     assert gateway.started == ["quickstart"]
     deploy("serve.max_replicas=5")
     assert gateway.started == ["quickstart", "quickstart"]
+
+
+def test_an_endpoint_that_wants_a_gpu_is_deployed_with_it_where_there_is_one(
+    gateway: FakeServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes: list[Node] = [Node(4.0, 0.0)]
+    monkeypatch.setattr(application, "resources", lambda: Resources(tuple(nodes)))
+    with pytest.raises(ClusterError, match=r"serve\.num_gpus 0\.5: the cluster has a place for 0 of 1"):
+        deploy("serve.num_gpus=0.5")
+    assert gateway.started == []
+    nodes.append(Node(8.0, 1.0))
+    deploy("serve.num_gpus=0.5")
+    (found,) = application._deployed().values()
+    assert found.spec.num_gpus == 0.5
+
+
+def test_replicas_go_to_machines_for_endpoints_where_the_cluster_has_or_may_start_some(gateway: FakeServe) -> None:
+    deploy()
+    assert gateway.reserved == {}
+    gateway.offered.add(REPLICA_RESOURCE)
+    deploy("serve.max_replicas=5")
+    assert gateway.reserved == {REPLICA_RESOURCE: 1.0}
 
 
 def test_a_candidate_needs_an_endpoint_to_stand_beside(gateway: FakeServe) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -54,7 +55,8 @@ class FakeHandle:
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> ServeBackend:
+def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ServeBackend:
+    monkeypatch.setenv("TUNESERVE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(ray, "get_actor", lambda name, namespace: None)
     monkeypatch.setattr(serve.backend, "_handle", lambda name: FakeHandle())
     monkeypatch.setattr(serve.backend, "_num_replicas", lambda handle: handle.num_replicas)
@@ -203,6 +205,48 @@ def test_the_standby_answers_until_the_endpoint_has_a_replica_with_its_model(
         assert len(handles["news"].prepared) == 2
 
     asyncio.run(scenario())
+
+
+def test_a_call_whose_last_replica_died_goes_to_the_standby_and_not_into_serves_queue(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, standby = FakeHandle(None), FakeHandle(["standby"])
+    handles = {"news": own, STANDBY: standby}
+    monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+    monkeypatch.setattr(serve.backend, "LOOK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(backend, "_wake", lambda name, served: asyncio.sleep(0))
+
+    async def scenario() -> None:
+        asked = asyncio.create_task(backend.classify("news", SERVED, ["a"]))
+        while not own.calls:
+            await asyncio.sleep(0)
+        own.num_replicas = 0
+        assert await asked == ["standby"]
+
+    asyncio.run(scenario())
+    assert own.responses[0].is_cancelled
+
+
+def test_a_gateway_that_takes_anothers_place_begins_with_the_versions_that_one_knew(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Registry:
+        def by_alias(self, model: str, alias: str) -> Any:
+            asked.append(model)
+            return SimpleNamespace(version=len(asked))
+
+        def fetchable_uri(self, version: Any, storage: str) -> str:
+            return f"/models/{version.version}"
+
+    monkeypatch.setattr(serve.backend, "_registry", lambda uri: Registry())
+    first, second = ServeBackend(), ServeBackend()
+
+    assert asyncio.run(first.resolve(SPEC)) == ServedVersion(1, "/models/1")
+    assert asyncio.run(second.resolve(SPEC)) == ServedVersion(1, "/models/1")
+    assert asked == [SPEC.model]
+    assert asyncio.run(second.resolve(SPEC)) == ServedVersion(2, "/models/2")
 
 
 def test_without_a_standby_the_endpoint_wakes_by_itself(backend: ServeBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jsonschema
@@ -28,11 +28,13 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from common.api_keys import KeyRing, keys_path
+from common.request_log_settings import RequestLog
+from serve.endpoints import Deployment
 from serve.event_log import EventLog
 from serve.exchange import RefusedError
 from serve.gateway_replica import assemble
 from serve.protocols.native import REQUEST, parse_request
-from tests.fake_backend import FakeBackend
+from tests.fake_backend import SPEC, FakeBackend
 
 ANSWER_TIMEOUT_S = 30.0
 
@@ -76,7 +78,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("gateway")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNESERVE_HOME", str(folder))
-        app = assemble(FakeBackend(), KeyRing(keys_path()), EventLog(folder), on_loopback=True)
+        spec = replace(SPEC, storage=str(folder), request_log=RequestLog(texts="redacted"))
+        app = assemble(
+            FakeBackend({"news": Deployment(spec, 0, 0)}), KeyRing(keys_path()), EventLog(folder), on_loopback=True
+        )
     listening = socket.create_server(("127.0.0.1", 0))
     serving = uvicorn.Server(uvicorn.Config(app, lifespan="on", access_log=False, log_config=None))
     thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]})

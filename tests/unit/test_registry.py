@@ -7,6 +7,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from common.classifier import Classifier
 from common.errors import RegistryError, TrackingError
+from common.model_settings import weights_beside
 from common.registry import ModelRegistry, ModelVersion
 from common.tracking import sqlite_uri
 from tests.tiny_model import build_engine, register
@@ -172,7 +173,7 @@ def test_files_that_only_mlflow_reads_are_copied_to_storage_once(
 
     uris = [registry.fetchable_uri(version, str(tmp_path)) for _ in range(2)]
 
-    assert uris == [f"{tmp_path}/served/headlines/7"] * 2
+    assert uris == [f"{tmp_path}/served/headlines/7/onnx"] * 2
     assert downloads == ["onnx"]
     assert Classifier.load(Path(uris[0])).classify(["bad"])[0].label == "bad"
 
@@ -181,10 +182,22 @@ def test_a_copy_that_was_cut_off_is_made_again(
     registry: ModelRegistry, proxied: tuple[ModelVersion, list[str]], tmp_path: Path
 ) -> None:
     version, downloads = proxied
-    (tmp_path / "served/headlines/7").mkdir(parents=True)
-    (tmp_path / "served/headlines/7/model.onnx").write_bytes(b"half")
+    (tmp_path / "served/headlines/7/onnx").mkdir(parents=True)
+    (tmp_path / "served/headlines/7/onnx/model.onnx").write_bytes(b"half")
 
     uri = registry.fetchable_uri(version, str(tmp_path))
 
     assert downloads == ["onnx"]
     assert Classifier.load(Path(uri)).labels == ("bad", "good")
+
+
+def test_the_weights_of_a_gpu_replica_are_copied_beside_the_export(
+    registry: ModelRegistry, proxied: tuple[ModelVersion, list[str]], tmp_path: Path
+) -> None:
+    version, downloads = proxied
+
+    uri = registry.fetchable_uri(version, str(tmp_path), with_weights=True)
+
+    assert sorted(downloads) == ["model", "onnx"]
+    assert uri == f"{tmp_path}/served/headlines/7/onnx"
+    assert Path(weights_beside(uri), "COMPLETE").is_file()
