@@ -75,19 +75,26 @@ class Gate:
                 continue
             self._joined += [client, server]
             is_lost = threading.Event()
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pass_on, args=(source, target, is_lost), daemon=True).start()
+            threading.Thread(target=self._ask, args=(client, server, is_lost), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(server, client, is_lost), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket, is_lost: threading.Event) -> None:
+    def _ask(self, client: socket.socket, server: socket.socket, is_lost: threading.Event) -> None:
         with suppress(OSError):
-            while (data := source.recv(65536)) and not is_lost.is_set():
+            while data := client.recv(65536):
                 if self.unanswered and data.startswith(self.unanswered):
                     self.unanswered = None
-                    is_lost.set()
-                    target.sendall(data)
-                    continue
-                target.sendall(data)
-        for end in (source, target):
+                    is_lost.set()  # the server gets all of the request, the client nothing of the answer
+                server.sendall(data)
+        self._hang_up(client, server)
+
+    def _pass_on(self, server: socket.socket, client: socket.socket, is_lost: threading.Event) -> None:
+        with suppress(OSError):
+            while (data := server.recv(65536)) and not is_lost.is_set():
+                client.sendall(data)
+        self._hang_up(client, server)
+
+    def _hang_up(self, *ends: socket.socket) -> None:
+        for end in ends:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
