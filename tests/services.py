@@ -164,6 +164,9 @@ def postgres(programs: Path, password: str) -> Iterator[str]:
         command = [str(programs / "postgres"), "-D", data, "-p", str(port), *(f"--{setting}" for setting in settings)]
         uri = f"postgresql://mlflow:{quote(password, safe='')}@{LOOPBACK}:{port}"
         with server(command, port, Path(folder) / "log", stop=signal.SIGINT, **user):
+            ready = [programs / "pg_isready", "--quiet", "--host", LOOPBACK, "--port", str(port), "--timeout", "5"]
+            while subprocess.run(ready, cwd="/").returncode == 1:  # it listens, and is starting up
+                time.sleep(0.05)
             create = [programs / "createdb", "--maintenance-db", f"{uri}/postgres", "mlflow"]
             subprocess.run(create, check=True, cwd="/")
             yield f"{uri}/mlflow"
