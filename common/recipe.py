@@ -6,6 +6,7 @@ names (`_s` seconds). The JSON Schema that editors use comes from these classes 
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -200,6 +201,16 @@ class Tracking(Settings):
     """MLflow tracking URI; when not given, MLFLOW_TRACKING_URI, the running cluster's, or SQLite under `storage`."""
     experiment: str | None = None
     """MLflow experiment; when not given, the recipe's name."""
+
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _without_password(cls, uri: str | None) -> str | None:
+        if uri and urlsplit(uri).password:
+            raise ValueError(
+                "holds a password, and recipes are stored with every run; set MLFLOW_TRACKING_PASSWORD (a server) or "
+                "MLFLOW_TRACKING_URI (a database) in the environment instead"
+            )
+        return uri
 
 
 class Gate(Settings):

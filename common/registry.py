@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import fs
 
-from common.errors import RegistryError, TrackingError
+from common.errors import RegistryError
 from common.location import filesystem, join
 from common.model_settings import ONNX_FOLDER, WEIGHTS_FOLDER
-from common.tracking import open_client, sqlite_file
+from common.tracking import open_client, refusal, sqlite_file
+from common.tracking_address import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -226,8 +227,10 @@ class ModelRegistry:
         except (MlflowException, OSError) as error:
             absent = isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in _ABSENT
             if not absent:
-                raise TrackingError(f"{self.tracking_uri} refuses: {str(error).strip()}") from error
-            raise RegistryError(f"{problem} in {self.tracking_uri} ({str(error).strip()}); {way_out}") from error
+                raise refusal(self.tracking_uri, error) from error
+            raise RegistryError(
+                f"{problem} in {without_password(self.tracking_uri)} ({str(error).strip()}); {way_out}"
+            ) from error
 
 
 def _searches(names: Collection[str]) -> list[str]:
