@@ -1,11 +1,11 @@
-"""A registered classifier on the CPU: ONNX Runtime for the model, `tokenizers` for the text.
+"""A registered classifier: ONNX Runtime on the CPU for the model, `tokenizers` for the text.
 
 Nothing here imports torch, transformers or MLflow: this is what a replica loads when it wakes, and what the promotion
 gate scores, so that the figures on a model card are those of the artefact that serves.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -35,6 +35,12 @@ _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_i
 
 Logits = npt.NDArray[np.float32]
 
+Inputs = Mapping[str, npt.NDArray[np.int64]]
+"""What a model reads of a batch, by the name of its input, each (B, T)."""
+
+Model = Callable[[Inputs], Logits]
+"""A forward pass: from a batch to (B, C) logits. It may be called from several threads."""
+
 Text = str | tuple[str, str]
 """One text, or a pair that the tokenizer joins as its model was made to read pairs."""
 
@@ -61,7 +67,9 @@ class Classifier:
     precision: str
     _pad_token_id: int
     _tokenizer: tokenizers.Tokenizer
-    _session: onnxruntime.InferenceSession
+    _input_names: tuple[str, ...]
+    _model: Model
+    _batch_size: int = MAX_BATCH_SIZE
 
     @classmethod
     def load(cls, folder: Path, num_threads: int = 1) -> Self:
@@ -83,7 +91,19 @@ class Classifier:
                 f"{folder}: the model has {num_outputs} outputs and {LABELS_FILE} names {len(settings.labels)} labels; "
                 "promote the model again to export it"
             )
-        return cls(settings.labels, settings.max_length, settings.precision, settings.pad_token_id, tokenizer, session)
+        return cls(
+            settings.labels,
+            settings.max_length,
+            settings.precision,
+            settings.pad_token_id,
+            tokenizer,
+            tuple(node.name for node in session.get_inputs()),
+            lambda inputs: np.asarray(session.run(["logits"], inputs)[0], dtype=np.float32),
+        )
+
+    def with_model(self, model: Model, batch_size: int) -> Self:
+        """The same texts and labels with another forward pass, which takes `batch_size` texts at a time."""
+        return replace(self, _model=model, _batch_size=batch_size)
 
     def logits(self, texts: Sequence[Text]) -> Logits:
         """(N, C) float32, rows in the order of `texts`, columns in that of `labels`."""
@@ -109,8 +129,8 @@ class Classifier:
         logits = np.empty((len(encodings), len(self.labels)), dtype=np.float32)
         # Sorted by length, so that short texts are not padded to the longest one there is.
         order = sorted(range(len(encodings)), key=lambda row: len(encodings[row].ids))
-        for start in range(0, len(order), MAX_BATCH_SIZE):
-            rows = order[start : start + MAX_BATCH_SIZE]
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
             logits[rows] = self._forward([encodings[row] for row in rows])
         return logits
 
@@ -119,12 +139,12 @@ class Classifier:
         length = max(1, *(len(encoding) for encoding in batch))
         for encoding in batch:
             encoding.pad(length, pad_id=self._pad_token_id)
-        feeds = {
-            node.name: np.array([getattr(encoding, _FIELDS[node.name]) for encoding in batch], dtype=np.int64)
-            for node in self._session.get_inputs()
-        }  # each (B, T)
-        (logits,) = self._session.run(["logits"], feeds)
-        return np.asarray(logits, dtype=np.float32)
+        return self._model(
+            {
+                name: np.array([getattr(encoding, _FIELDS[name]) for encoding in batch], dtype=np.int64)
+                for name in self._input_names
+            }
+        )
 
     def _prediction(self, row: npt.NDArray[np.float64], logits: list[float], truncated: bool) -> Prediction:
         best = int(row.argmax())

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,12 +15,10 @@ from typing import Any
 
 import ray
 import ray.exceptions
-import yaml
-from ray._private import accelerators
-from ray._private.utils import get_num_cpus
 
 from common.cluster_record import ClusterRecord, forget_record, only_one, read_record, recorded, write_record
 from common.errors import ClusterError
+from common.machines import Node, Resources, as_node, bootstrap_config, startable, this_machine
 from common.ray_environment import (
     PROJECT_ROOT,
     environment,
@@ -39,6 +37,7 @@ __all__ = [
     "connect",
     "down",
     "in_job",
+    "offers",
     "read_record",
     "resources",
     "this_machine",
@@ -50,8 +49,6 @@ __all__ = [
 DEFAULT_DASHBOARD_PORT = 8265
 PROBE_TIMEOUT_S = 5.0
 
-BOOTSTRAP_FILE = Path("~/ray_bootstrap_config.yaml")
-"""What `ray up` leaves on a head for its autoscaler: the cluster's YAML file, with the CPUs and GPUs of each type."""
 HEAD_RESOURCE = "node:__internal_head__"
 """What Ray marks the head with."""
 
@@ -66,31 +63,6 @@ class Connection:
     """What `up` noted, when this is the cluster it started."""
     is_private: bool
     """Whether the cluster was started for this process alone and ends with it."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """What one machine of a cluster offers."""
-
-    num_cpus: float
-    num_gpus: float
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the machines of a cluster offer, taken or not."""
-
-    nodes: tuple[Node, ...]
-
-    @property
-    def num_cpus(self) -> float:
-        """CPUs of all machines together."""
-        return sum(node.num_cpus for node in self.nodes)
-
-    @property
-    def num_gpus(self) -> float:
-        """GPUs of all machines together."""
-        return sum(node.num_gpus for node in self.nodes)
 
 
 _connection: Connection | None = None
@@ -217,53 +189,25 @@ def in_job() -> bool:
 def resources() -> Resources:
     """What the cluster that this process is connected to has now, or will have when its autoscaler is asked for it."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    running = [_node(offer) for offer in alive]
-    if _connection and (_connection.is_private or _connection.record):
-        return Resources(tuple(running))  # a local cluster, even when this machine is the head of another
-    workers = [_node(offer) for offer in alive if HEAD_RESOURCE not in offer]
-    return Resources((*running, *startable(workers, _bootstrap_config())))
+    running = [as_node(offer) for offer in alive]
+    if _is_local():
+        return Resources(tuple(running))
+    workers = [as_node(offer) for offer in alive if HEAD_RESOURCE not in offer]
+    return Resources((*running, *startable(workers, bootstrap_config())))
 
 
-def this_machine() -> Resources:
-    """What Ray would find on this machine: its CPUs, or those that a container's limits leave, and the visible GPUs."""
-    manager = accelerators.get_accelerator_manager_for_resource("GPU")
-    num_gpus = manager.get_current_node_num_accelerators() if manager else 0
-    visible = manager.get_current_process_visible_accelerator_ids() if manager else None
-    if visible is not None:  # CUDA_VISIBLE_DEVICES
-        num_gpus = min(num_gpus, len(visible))
-    return Resources((Node(float(get_num_cpus(override_docker_cpu_warning=True)), float(num_gpus)),))
+def offers(resource: str) -> bool:
+    """Whether a machine of the cluster that this process is connected to has some of a custom resource, or one would
+    that its autoscaler may start."""
+    if any(node["Resources"].get(resource) for node in ray.nodes() if node["Alive"]):
+        return True
+    kinds = {} if _is_local() else bootstrap_config().get("available_node_types", {})
+    return any((kind.get("resources") or {}).get(resource) and kind.get("max_workers", 1) for kind in kinds.values())
 
 
-def startable(workers: Sequence[Node], config: Mapping[str, Any]) -> list[Node]:
-    """The machines that an autoscaler may still start.
-
-    Args:
-        workers: Those that run, without the head.
-        config: Of the cluster, as in its YAML file. A type without `resources` counts as one without CPUs and GPUs.
-    """
-    most = int(config.get("max_workers", 0))
-    unclaimed = list(workers)
-    offers = []
-    for name, kind in config.get("available_node_types", {}).items():
-        if name == config.get("head_node_type"):
-            continue
-        offer = _node(kind.get("resources") or {})
-        for _ in range(int(kind.get("max_workers", most))):
-            if offer in unclaimed:
-                unclaimed.remove(offer)
-            else:
-                offers.append(offer)
-    return offers[: max(most - len(workers), 0)]
-
-
-def _bootstrap_config() -> dict[str, Any]:
-    """The cluster's configuration when this process runs on a head that `ray up` started, else nothing."""
-    file = BOOTSTRAP_FILE.expanduser()
-    return yaml.safe_load(file.read_text("utf-8")) or {} if file.is_file() else {}
-
-
-def _node(offer: Mapping[str, float]) -> Node:
-    return Node(float(offer.get("CPU", 0.0)), float(offer.get("GPU", 0.0)))
+def _is_local() -> bool:
+    """Whether the cluster is one without an autoscaler, even when this machine is the head of another."""
+    return _connection is not None and (_connection.is_private or _connection.record is not None)
 
 
 def _target() -> tuple[str | None, ClusterRecord | None]:

@@ -7,7 +7,7 @@ small files are copied to `storage`, and what cannot be copied is refused by nam
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,32 +29,32 @@ class Destination:
 
     address: str
     """Of the Jobs API."""
-    storage: str
-    """Folder or URL that both reach."""
+    storage: str | None
+    """Folder or URL that both reach; None when only the cluster knows."""
     is_local: bool
     """Whether the cluster is the one on this machine, with the same files."""
 
 
-def require_shared(destination: Destination, tracking_uri: str) -> None:
+def require_shared(destination: Destination, tracking_uri: str | None) -> None:
     """Checks that the job will find the same storage and tracking, and that neither gives a password away.
 
     Raises:
         InputError: A place is on this machine's disk only, or carries a password.
     """
     for name, place in (("storage", destination.storage), ("the tracking URI", tracking_uri)):
-        if urlsplit(place).password:
+        if place and urlsplit(place).password:
             raise InputError(
                 f"{name} holds a password, which everybody who sees the cluster's jobs would read; "
                 "give it to the cluster's environment instead"
             )
     if destination.is_local:
         return
-    if not is_url(destination.storage) or destination.storage.startswith("file:"):
+    if destination.storage and (not is_url(destination.storage) or destination.storage.startswith("file:")):
         raise InputError(
             f"storage {destination.storage} is a folder of this machine, which the cluster at {destination.address} "
             "does not see; give --storage a URL such as s3://bucket/folder"
         )
-    if not is_url(tracking_uri) or tracking_uri.startswith(("sqlite:", "file:")):
+    if tracking_uri and (not is_url(tracking_uri) or tracking_uri.startswith(("sqlite:", "file:"))):
         raise InputError(
             f"the tracking URI {tracking_uri} is a file of this machine, which the cluster at {destination.address} "
             "does not see; give --mlflow-uri the address of an MLflow server"
@@ -70,8 +70,10 @@ class Carried:
     """What the job finds in its working directory beside the code, by relative path."""
 
 
-def portable(arguments: Sequence[str], destination: Destination) -> Carried:
+def portable(arguments: Sequence[str], destination: Destination, tracking_uri: str | None = None) -> Carried:
     """A command whose arguments mean the same for the job as they do here.
+
+    Where the destination or `tracking_uri` leave a place open, what the recipe says of it must be one that is shared.
 
     Raises:
         InputError: A path cannot be read on the cluster, or is too large to copy.
@@ -83,6 +85,8 @@ def portable(arguments: Sequence[str], destination: Destination) -> Carried:
     settings = load_recipe(recipe, overrides) if recipe else None
     if destination.is_local or recipe is None or settings is None:
         return Carried([arguments[0], *_all_portable(arguments, destination)], {})
+    of_recipe = replace(destination, storage=None if destination.storage else settings.storage)
+    require_shared(of_recipe, None if tracking_uri else settings.tracking.mlflow_uri)
     inside = f"inputs/{Path(recipe).name}"
     without_recipe = ["" if argument == recipe else argument for argument in arguments]
     moved = [argument or inside for argument in _all_portable(without_recipe, destination)]
@@ -160,6 +164,10 @@ def _absolute(path: str) -> Path:
 
 def _upload(path: Path, destination: Destination) -> str:
     """Copies a file or a folder to `<storage>/inputs/<digest>/<name>` and returns its URI."""
+    if destination.storage is None:
+        raise _unreachable(
+            str(path), destination, "to have it copied, name the cluster's storage with --storage or TUNESERVE_STORAGE"
+        )
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     if (size := sum(file.stat().st_size for file in files)) > MAX_UPLOAD_BYTES:
         raise _unreachable(

@@ -78,8 +78,8 @@ class StoppedFollowing(KeyboardInterrupt):
 def submit(
     arguments: Sequence[str],
     *,
-    storage: str,
-    tracking_uri: str,
+    storage: str | None,
+    tracking_uri: str | None,
     address: str | None = None,
     submission_id: str | None = None,
 ) -> tuple[SubmittedJob, int]:
@@ -88,8 +88,9 @@ def submit(
     Args:
         arguments: A command and its arguments, as after `tuneserve`. Paths are relative to the current folder; small
             files are copied to the storage when the cluster is not on this machine.
-        storage: Folder or URL that the job works in, handed on as `--storage`.
-        tracking_uri: MLflow tracking URI, handed on as `--mlflow-uri`.
+        storage: Folder or URL that the job works in, handed on as `--storage`; None leaves it to the environment of
+            the cluster.
+        tracking_uri: MLflow tracking URI, handed on as `--mlflow-uri`; None likewise.
         address: Of the Jobs API.
         submission_id: Names the job; made up when None.
 
@@ -104,8 +105,8 @@ def submit(
     destination = Destination(target, storage, is_local)
     require_shared(destination, tracking_uri)
     submission_id = submission_id or f"{arguments[0]}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
-    result_uri = join(storage, "jobs", f"{submission_id}.json") if "--json" in arguments else None
-    carried = portable(arguments, destination)
+    result_uri = _result_uri(arguments, submission_id, storage)
+    carried = portable(arguments, destination, tracking_uri)
     command = [*ENTRY_POINT, *_with_places(carried.arguments, storage, tracking_uri)]
     if result_uri:
         command = ["python", "-m", "common.job_result", result_uri, *command]
@@ -122,6 +123,11 @@ def submit(
             metadata={"command": shlex.join(arguments), **({"result": result_uri} if result_uri else {})},
         )
         return _described(client.get_job_info(submission_id)), len(code)
+
+
+def is_elsewhere(address: str | None) -> bool:
+    """Whether jobs would go to another cluster than the one that is up on this machine. Raises `ClusterError`."""
+    return not _target(address)[1]
 
 
 def get(submission_id: str, *, address: str | None = None) -> SubmittedJob:
@@ -201,11 +207,23 @@ def _option(address: str | None) -> str:
     return f" --address {shlex.quote(address)}" if address else ""
 
 
-def _with_places(arguments: list[str], storage: str, tracking_uri: str) -> list[str]:
+def _result_uri(arguments: Sequence[str], submission_id: str, storage: str | None) -> str | None:
+    """Where the job is to leave its JSON result, which its log would mix with everything else."""
+    if "--json" not in arguments:
+        return None
+    if storage is None:
+        raise InputError(
+            "--json needs a place where the job leaves its result and this machine finds it; name the cluster's with "
+            "--storage or TUNESERVE_STORAGE"
+        )
+    return join(storage, "jobs", f"{submission_id}.json")
+
+
+def _with_places(arguments: list[str], storage: str | None, tracking_uri: str | None) -> list[str]:
     """The arguments with the places settled, unless they are given; behind the command, where options always stand."""
     places = {"--storage": storage, "--mlflow-uri": tracking_uri}
     given = {argument.partition("=")[0] for argument in arguments}
-    added = [part for option, value in places.items() if option not in given for part in (option, value)]
+    added = [part for option, value in places.items() if value and option not in given for part in (option, value)]
     return [arguments[0], *added, *arguments[1:]]
 
 

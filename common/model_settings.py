@@ -7,6 +7,15 @@ from typing import Self
 from common.location import filesystem, join
 
 LABELS_FILE = "labels.json"
+ONNX_FOLDER = "onnx"
+"""Where a registered model keeps its export."""
+WEIGHTS_FOLDER = "model"
+"""Where MLflow keeps the weights of a transformers model, in the same place."""
+
+
+def weights_beside(uri: str) -> str:
+    """The folder with the weights of the model whose export is in the folder `uri`."""
+    return join(uri.rstrip("/").removesuffix(f"/{ONNX_FOLDER}"), WEIGHTS_FOLDER)
 
 
 @dataclass(frozen=True)

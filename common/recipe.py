@@ -250,10 +250,24 @@ class Registry(Settings):
 AuthMode = Literal["auto", "required", "none"]
 """When an endpoint asks for an API key."""
 
+PoolKind = Literal["own", "shared"]
+"""Whose replicas answer for an endpoint."""
+
+_OF_OWN_REPLICAS = (
+    "min_replicas",
+    "max_replicas",
+    "target_ongoing_requests",
+    "downscale_to_zero_delay_s",
+    "num_gpus",
+)
+
 
 class Serve(Settings):
     """The endpoint."""
 
+    pool: PoolKind = "own"
+    """Whose replicas answer: `own` ones, or the `shared` pool's, which holds many models and drops the least recently
+    used; `tuneserve pool` bounds it, and the settings of replicas below are not given then."""
     min_replicas: Annotated[int, Field(ge=0)] = 0
     """Replicas kept while idle; 0 costs nothing."""
     max_replicas: PositiveInt = 2
@@ -264,6 +278,9 @@ class Serve(Settings):
     """Idle time after which the last replica goes."""
     max_queued_requests: PositiveInt = 256
     """Texts that may wait; beyond that the answer is 429."""
+    num_gpus: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """GPU that each replica holds: none, a whole one, or a fraction of one that several replicas share. A replica with
+    a GPU runs the model's own weights in bf16 (fp16 where the GPU has none) and needs the extra `serve-gpu`."""
     auth: AuthMode = "auto"
     """Whether a request needs an API key (`tuneserve keys`); `auto`: unless the gateway listens on loopback alone."""
     request_log: RequestLog | None = None
@@ -274,6 +291,18 @@ class Serve(Settings):
     def _ordered(self) -> Self:
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_are_its_own(self) -> Self:
+        # By value and not by what was given: a recipe that was stored names every setting.
+        defaults = {name: type(self).model_fields[name].default for name in _OF_OWN_REPLICAS}
+        given = [f"{name} (default {value})" for name, value in defaults.items() if getattr(self, name) != value]
+        if self.pool == "shared" and given:
+            raise ValueError(
+                f"with pool: shared there is no effect of {', '.join(given)}: `tuneserve pool` bounds its replicas; "
+                "leave out what is named, or choose pool: own"
+            )
         return self
 
 

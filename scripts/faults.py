@@ -82,6 +82,7 @@ def _measure(endpoint: Served, rounds: int, connections: int, per_s: float) -> l
             pid = kill(part, name)
             wait_until_replaced(part, name, pid, REPLACED_WITHIN_S)
             replaced_at = time.monotonic()
+            _wait_for_an_answer(load)
             say(f"  {part} killed (process {pid}), replaced after {replaced_at - killed_at:.1f} s")
             time.sleep(CALM_S)
             spans.append((part, killed_at, replaced_at, time.monotonic()))
@@ -90,6 +91,11 @@ def _measure(endpoint: Served, rounds: int, connections: int, per_s: float) -> l
         Fault(part, replaced_at - killed_at, report(outcomes, killed_at, ends_at))
         for part, killed_at, replaced_at, ends_at in spans
     ]
+
+
+def _wait_for_an_answer(load: CheckedLoad) -> None:
+    num_before = len(load.outcomes())
+    wait_until(lambda: len(load.outcomes()) > num_before, REPLACED_WITHIN_S, "there is no answer")
 
 
 def _table(faults: list[Fault]) -> Table:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from common.cluster import in_job
 from common.cluster_record import read_record
 from common.errors import InputError
 from common.location import is_url, join
@@ -21,9 +22,18 @@ _held: set[Path] = set()
 
 
 def storage_location(option: str | None, recipe: Recipe | None = None) -> str:
-    """Where state lives: the option, the recipe, TUNESERVE_STORAGE, the running cluster's, or `./outputs`; absolute."""
+    """Where state lives: the option, the recipe, TUNESERVE_STORAGE, the running cluster's, or `./outputs`; absolute.
+
+    Raises:
+        InputError: when a Ray job would be left with `./outputs`, which goes with the job.
+    """
     record = read_record()
     given = option or (recipe and recipe.storage) or os.environ.get("TUNESERVE_STORAGE") or (record and record.storage)
+    if given is None and in_job():
+        raise InputError(
+            "this job was given no storage, and its own folder goes when it ends; set TUNESERVE_STORAGE and "
+            "MLFLOW_TRACKING_URI in the cluster's environment, or submit with --storage and --mlflow-uri"
+        )
     location = given or "outputs"
     return location if is_url(location) else str(Path(location).expanduser().absolute())
 

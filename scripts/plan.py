@@ -18,6 +18,7 @@ from common.recipe import Recipe
 from common.search_range import Point
 from scripts.display import duration, say, step
 from scripts.job import Job
+from serve.placement import check_gpus
 
 if TYPE_CHECKING:
     from tune.allocation import Allocation
@@ -36,6 +37,8 @@ def make_plan(job: Job, splits: Splits, points: Sequence[Point], *, measure: boo
     recipe = job.recipe
     with _cluster_at_hand() as cluster:
         allocation = allocate(recipe.train, cluster, recipe.search)
+        if recipe.serve.num_gpus:
+            check_gpus(recipe.serve, cluster)
         step("Plan")
         steps_per_trial = -(-splits.train.num_rows // recipe.train.batch_size) * recipe.train.epochs
         say(

@@ -1,5 +1,6 @@
 """Commands as Ray jobs: `submit`, `jobs`, `logs`, `stop`."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -29,12 +30,12 @@ def submit(
     """
     if words[0] not in commands:
         raise InputError(f"{words[0]!r} cannot run as a job; choose from {', '.join(commands)}")
-    place = storage_location(storage)
+    place, tracking_uri = _places(address, storage, mlflow_uri)
     command = [*words, "--json"] if as_json and "--json" not in words else list(words)
     job, size = jobs.submit(
         command,
         storage=place,
-        tracking_uri=tracking_location(mlflow_uri, place),
+        tracking_uri=tracking_uri,
         address=address,
         submission_id=submission_id,
     )
@@ -48,6 +49,17 @@ def submit(
     if job.exit_code:
         raise JobError(f"job {job.submission_id}: {job.status}, exit code {job.exit_code}", job.exit_code)
     return jobs.result(job) or asdict(job)
+
+
+def _places(address: str | None, storage: str | None, mlflow_uri: str | None) -> tuple[str | None, str | None]:
+    """Where the job's state is to live; what is not named here is the cluster's to say, unless it is this machine's."""
+    if jobs.is_elsewhere(address):
+        return (
+            storage or os.environ.get("TUNESERVE_STORAGE") or None,
+            mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or None,
+        )
+    place = storage_location(storage)
+    return place, tracking_location(mlflow_uri, place)
 
 
 def list_jobs(address: str | None) -> Result:

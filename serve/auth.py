@@ -24,8 +24,11 @@ from serve.protocols.native import Problem
 from serve.recent_requests import REQUESTS_PATH
 
 HEALTH_PATH = "/healthz"
-OPEN_PATHS = {"/docs", "/openapi.json"}
-"""How to ask, which is the same everywhere; these pages name no endpoint."""
+PROBE_PATH = "/-/healthz"
+"""Where Ray Serve's own proxies say that they are well, and KubeRay and load balancers look."""
+
+OPEN_PATHS = {"/docs", "/openapi.json", PROBE_PATH}
+"""How to ask, which is the same everywhere, and that the gateway answers; none of them names an endpoint."""
 
 KEY_NAME = "tuneserve.api_key_name"
 """Where a request's scope holds the name of the key that it came with."""

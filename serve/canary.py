@@ -7,44 +7,38 @@ nobody waits for it. Either way no request fails because of a candidate, and no 
 import asyncio
 import contextvars
 import hashlib
-import time
 from collections.abc import Sequence
-from typing import Protocol
+from time import perf_counter
+from typing import TYPE_CHECKING
 
-from serve.batching import MAX_BATCH_SIZE, Answer, Batcher, QueueFullError, Send, ServedVersion, Text
+from common.errors import ServingError
+from serve.batching import MAX_BATCH_SIZE, Answer, Batcher, QueueFullError, ServedVersion, Text
 from serve.canary_settings import CanarySettings
 from serve.comparison import Comparison, Side, Verdict
 from serve.health import CanaryHealth, CanaryState, VersionHealth
+
+if TYPE_CHECKING:
+    from serve.endpoints import Backend, EndpointSpec
 
 CANDIDATE_LIMIT_S = 10.0
 """A candidate that has not answered by then has failed; the champion then answers within the request's own deadline."""
 
 
-class CanaryRegistry(Protocol):
-    """What a canary needs of the registry and the replicas; every method may raise, and is then tried again."""
-
-    async def candidate(self) -> tuple[ServedVersion, CanaryHealth | None]:
-        """The candidate, and how this canary ended if it has."""
-
-    async def conclude(self, outcome: CanaryHealth) -> None:
-        """Puts the end on record: aliases are moved first, so that what is cut off is done again."""
-
-    async def release(self, served: ServedVersion) -> None:
-        """Has every replica give a version's memory back."""
-
-
 class Canary:
     """One canary or shadow, in the gateway."""
 
-    def __init__(self, settings: CanarySettings, batcher: Batcher, send: Send, registry: CanaryRegistry) -> None:
+    def __init__(
+        self, name: str, spec: "EndpointSpec", settings: CanarySettings, batcher: Batcher, backend: "Backend"
+    ) -> None:
         self.settings = settings
         self.outcome: CanaryHealth | None = None
         """How it ended; set before that is on record."""
         self.problem: str | None = None
         self.comparison = self._new_comparison()
         self._batcher = batcher
-        self._send = send
-        self._registry = registry
+        self._name = name
+        self._spec = spec
+        self._backend = backend
         self._champion: ServedVersion | None = None
         self._candidate: ServedVersion | None = None
         self._is_on_record = False
@@ -67,20 +61,21 @@ class Canary:
         is_drawn = draws(request_id, self.settings)
         if not is_drawn or self.settings.mode == "shadow":
             answers = await self._by_champion(champion, texts, seen, is_awake=is_awake)
-            if is_drawn:
+            if is_drawn and _is_whole(answers):
                 self._compare_later(candidate, texts, answers, seen)
             return answers, champion.version
-        began_at = time.perf_counter()
+        began_at = perf_counter()
         try:
             answers = await self._by_candidate(candidate, texts)
         except QueueFullError:
             raise
         except Exception as error:  # whatever a model, its files or a replica can raise
             answers = await self._by_champion(champion, texts, seen, is_awake=is_awake)
-            if is_awake or not isinstance(error, TimeoutError):  # or the wake was slow, and not the candidate
+            # Not for a text that neither can take, nor for a wake that was slow.
+            if _is_whole(answers) and (is_awake or not isinstance(error, TimeoutError)):
                 seen.candidate.failed()
             return answers, champion.version
-        seen.candidate.answered(time.perf_counter() - began_at if is_awake else None)
+        seen.candidate.answered(perf_counter() - began_at if is_awake else None)
         self._compare_later(champion, texts, answers, seen)
         return answers, candidate.version
 
@@ -106,7 +101,7 @@ class Canary:
         if self._is_on_record:
             return
         if self._candidate is None:
-            self._candidate, self.outcome = await self._registry.candidate()
+            self._candidate, self.outcome = await self._backend.candidate(self._name, self._spec)
             self._is_on_record = self.outcome is not None
         if champion != self._champion:
             self._champion = champion
@@ -114,7 +109,7 @@ class Canary:
         if self.outcome is None and (verdict := self._verdict(champion)) is not None:
             self.outcome = self._health("finished" if verdict.passed else "rolled back", verdict.reason)
         if self.outcome is not None and not self._is_on_record:
-            await self._registry.conclude(self.outcome)
+            await self._backend.conclude(self._name, self._spec, self.outcome)
             self._is_on_record = True
             moves = self.outcome.state == "finished" and self.settings.mode == "canary"
             self._stale = champion if moves else self._candidate
@@ -124,7 +119,7 @@ class Canary:
         if self._stale is None or champion.version == self._stale.version:
             return
         if self._is_unused:
-            await self._registry.release(self._stale)
+            await self._backend.release(self._name, self._stale)
             self._stale = None
         self._is_unused = True
 
@@ -136,7 +131,7 @@ class Canary:
     async def _by_champion(
         self, champion: ServedVersion, texts: list[Text], seen: Comparison, *, is_awake: bool
     ) -> list[Answer]:
-        began_at = time.perf_counter()
+        began_at = perf_counter()
         try:
             answers = await self._batcher.classify(champion, texts)
         except QueueFullError:
@@ -144,13 +139,17 @@ class Canary:
         except Exception:
             seen.champion.failed()
             raise
-        seen.champion.answered(time.perf_counter() - began_at if is_awake else None)
+        if _is_whole(answers):
+            seen.champion.answered(perf_counter() - began_at if is_awake else None)
+        else:
+            seen.champion.failed()
         return answers
 
     async def _by_candidate(self, candidate: ServedVersion, texts: list[Text]) -> list[Answer]:
         async with asyncio.timeout(CANDIDATE_LIMIT_S):
             answers = await self._batcher.classify(candidate, texts)
-        _check(answers)
+        if not _is_whole(answers):
+            raise ServingError("a score is not a number")
         return answers
 
     def _compare_later(
@@ -168,17 +167,18 @@ class Canary:
         self, other: ServedVersion, texts: list[Text], answers: Sequence[Answer], seen: Comparison
     ) -> None:
         is_candidate = other == self._candidate
-        began_at = time.perf_counter()
+        began_at = perf_counter()
         try:
             async with asyncio.timeout(CANDIDATE_LIMIT_S):
-                others = await self._send(other, texts)
-            _check(others)
-        except Exception:  # as above; the champion's own failures are counted where clients meet them
-            if is_candidate:
+                others = await self._backend.classify(self._name, other, texts)
+        except Exception:  # as above
+            others = []
+        if not others or not _is_whole(others):
+            if is_candidate:  # the champion's failures are counted where clients meet them
                 seen.candidate.failed()
             return
         if is_candidate:
-            seen.candidate.answered(time.perf_counter() - began_at)
+            seen.candidate.answered(perf_counter() - began_at)
         # Of a long request only the first batch was asked again.
         same = [ours["label"] == theirs["label"] for ours, theirs in zip(answers, others, strict=False)]
         seen.compared(sum(same) / len(same))
@@ -210,10 +210,9 @@ def draws(request_id: str, settings: CanarySettings) -> bool:
     return int.from_bytes(digest[:8]) < settings.percent / 100 * 2**64
 
 
-def _check(answers: Sequence[Answer]) -> None:
-    """Raises `ValueError` for a score that is not a number: the champion may have one for that text."""
-    if any(answer["score"] != answer["score"] for answer in answers):
-        raise ValueError("a score is not a number")
+def _is_whole(answers: Sequence[Answer]) -> bool:
+    """Whether every text has a score that is a number; replicas say NaN for one that the model fails on."""
+    return all(answer["score"] == answer["score"] for answer in answers)
 
 
 def _version_health(version: int | None, side: Side) -> VersionHealth:

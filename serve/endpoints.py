@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
-from common.recipe import AuthMode
+from common.recipe import AuthMode, PoolKind
 from common.request_log_settings import RequestLog
 from serve.batching import Answer, Batcher, ServedVersion, Text
 from serve.canary import Canary
@@ -43,7 +43,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EndpointSpec:
-    """What an endpoint was deployed with; Serve keeps it as the deployment's `user_config`."""
+    """What an endpoint was deployed with.
+
+    Serve keeps it as the deployment's `user_config`, or `serve.shared_specs` where the pool answers.
+    """
 
     model: str
     alias: str
@@ -56,6 +59,8 @@ class EndpointSpec:
     downscale_to_zero_delay_s: float
     code_uri: str | None = None
     auth: AuthMode = "auto"
+    pool: PoolKind = "own"
+    num_gpus: float = 0.0
     request_log: RequestLog | None = None
     canary: CanarySettings | None = None
 
@@ -81,7 +86,7 @@ class EndpointSpec:
 
 @dataclass(frozen=True)
 class Deployment:
-    """An endpoint as Serve has it."""
+    """An endpoint as Serve has it; one of the shared pool has the pool's replicas."""
 
     spec: EndpointSpec
     num_running: int
@@ -123,24 +128,6 @@ class Backend(Protocol):
         """Has the endpoint's replicas give the version's memory back; wakes none."""
 
 
-@dataclass
-class _CanaryRegistry:
-    """The backend as one endpoint's canary needs it."""
-
-    backend: Backend
-    name: str
-    spec: EndpointSpec
-
-    async def candidate(self) -> tuple[ServedVersion, CanaryHealth | None]:
-        return await self.backend.candidate(self.name, self.spec)
-
-    async def conclude(self, outcome: CanaryHealth) -> None:
-        await self.backend.conclude(self.name, self.spec, outcome)
-
-    async def release(self, served: ServedVersion) -> None:
-        await self.backend.release(self.name, served)
-
-
 class Endpoint:
     """One endpoint in the gateway."""
 
@@ -171,6 +158,7 @@ class Endpoint:
             model=self.spec.model,
             version=self.served.version if self.served else None,
             problem=self.problem,
+            pool=self.spec.pool,
             canary=self.canary.health() if self.canary else None,
         )
 
@@ -195,8 +183,10 @@ class Endpoint:
             if self.canary is not None:
                 await self.canary.follow(self.served)
         except Exception as error:  # whatever a tracking server or an object store can raise
-            self.problem = str(error) or type(error).__name__
-            logger.warning("%s keeps version %s: %s", self.name, self.served and self.served.version, self.problem)
+            problem = str(error) or type(error).__name__
+            if problem != self.problem:  # once, and not every two seconds for each of hundreds
+                logger.warning("%s keeps version %s: %s", self.name, self.served and self.served.version, problem)
+            self.problem = problem
         finally:
             self._asking = False
             self._asked.set()
@@ -223,10 +213,7 @@ class Endpoint:
         return (settings, await self._backend.card(self.spec, served)), served.version
 
     def _canary(self, spec: EndpointSpec) -> Canary | None:
-        if spec.canary is None:
-            return None
-        registry = _CanaryRegistry(self._backend, self.name, spec)
-        return Canary(spec.canary, self.batcher, partial(self._backend.classify, self.name), registry)
+        return Canary(self.name, spec, spec.canary, self.batcher, self._backend) if spec.canary else None
 
     async def _known_version(self) -> ServedVersion:
         await self._asked.wait()

@@ -1,6 +1,7 @@
 """The replica: loads the versions of a model that it is asked for, and classifies batches.
 
-This module starts with every wake, so it imports only what a forward pass needs: no torch, transformers or MLflow.
+This module starts with every wake, so it imports only what a forward pass needs: no torch, transformers or MLflow. A
+replica with a GPU takes `serve.gpu` for that, and with it torch, when it loads its first model.
 """
 
 import asyncio
@@ -8,8 +9,7 @@ import hashlib
 import logging
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,15 @@ from typing import Any
 import psutil
 
 from common.classifier import Classifier, Prediction, Text
-from common.errors import InputError, ModelError
+from common.errors import InputError, ModelError, ServingError
 from common.location import cached_copy, local_path
+from common.model_settings import weights_beside
 from serve.autoscaling import IDLE_METRIC
+from serve.engines import Engines
+from serve.turns import Turns
 
 NUM_KEPT = 2
 """Versions held in memory: the present one and the one before it, which a rollback or a late batch asks for."""
-
-NUM_KEPT_BY_STANDBY = 4
-"""Models of endpoints that wake; each goes on in a replica of its own."""
 
 _IMPORTED_AT = time.time()
 logger = logging.getLogger(__name__)
@@ -49,34 +49,21 @@ def fetch(uri: str) -> Path:
     return folder
 
 
-class Engines:
-    """The most recently used classifiers by (URI, version); each is loaded once, off the event loop."""
+def load(uri: str) -> Classifier:
+    """The classifier at `uri` on the CPU. Raises `ModelError`."""
+    return Classifier.load(fetch(uri))
 
-    def __init__(self, load: Callable[[str], Classifier], num_kept: int = NUM_KEPT) -> None:
-        self._load = load
-        self._num_kept = num_kept
-        self._tasks: OrderedDict[tuple[str, int], asyncio.Task[Classifier]] = OrderedDict()
 
-    async def get(self, uri: str, version: int) -> Classifier:
-        """The classifier at `uri`. Raises what `load` raises; the next call then tries again."""
-        key = (uri, version)
-        if key not in self._tasks:
-            self._tasks[key] = asyncio.create_task(asyncio.to_thread(self._load, uri))
-        self._tasks.move_to_end(key)
-        while len(self._tasks) > self._num_kept:
-            self._tasks.popitem(last=False)
-        task = self._tasks[key]
-        try:
-            # A caller that goes away must not take the load with it: others wait for the same version.
-            return await asyncio.shield(task)
-        except Exception:
-            if self._tasks.get(key) is task:
-                del self._tasks[key]
-            raise
-
-    def drop(self, uri: str, version: int) -> None:
-        """Forgets a classifier; batches that it is at work on end as usual."""
-        self._tasks.pop((uri, version), None)
+def load_on_gpu(uri: str) -> Classifier:
+    """The classifier at `uri` on this process's GPU, by the weights beside it. Raises `ModelError`, `ServingError`."""
+    try:
+        import serve.gpu as gpu
+    except ImportError as error:
+        raise ServingError(
+            f"a replica with a GPU needs torch and transformers ({error}): install tuneserve[serve-gpu] on the nodes "
+            "that have GPUs, or set serve.num_gpus=0"
+        ) from error
+    return gpu.load(fetch(uri), fetch(weights_beside(uri)))
 
 
 def _classify(engine: Classifier, texts: Sequence[Text]) -> list[Prediction]:
@@ -99,10 +86,11 @@ def _classify(engine: Classifier, texts: Sequence[Text]) -> list[Prediction]:
 class Model:
     """The Serve deployment behind an endpoint. The gateway says with each batch which version classifies it."""
 
-    def __init__(self, num_kept: int = NUM_KEPT) -> None:
+    def __init__(self, num_kept: int = NUM_KEPT, *, on_gpu: bool = False) -> None:
+        self._load_model = load_on_gpu if on_gpu else load
         self._engines = Engines(self._load, num_kept)
         # One forward pass at a time: it takes one core, and two would only delay each other.
-        self._core = asyncio.Lock()
+        self._core = Turns()
         self._num_calls = 0
         self._worked_at = time.monotonic()
         self._times = {"init": time.time()}
@@ -131,7 +119,7 @@ class Model:
         """
         with self._at_work():
             engine = await self._engine(uri, version)
-            async with self._core:
+            async with self._core.take(uri):
                 predictions = await asyncio.to_thread(_classify, engine, texts)
         return [vars(found) for found in predictions]
 
@@ -142,7 +130,7 @@ class Model:
             raise ModelError(f"version {version} cannot be loaded: {error}") from error
 
     def _load(self, uri: str) -> Classifier:
-        classifier = Classifier.load(fetch(uri))
+        classifier = self._load_model(uri)
         self._times["load"] = time.time()
         return classifier
 
@@ -158,3 +146,20 @@ class Model:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `serve.autoscaling.IdlePolicy` decides by; Serve calls this several times a minute."""
         return {IDLE_METRIC: 0.0 if self._num_calls else time.monotonic() - self._worked_at}
+
+
+class PooledModel(Model):
+    """The Serve deployment of the shared pool: the models of many endpoints, as many as fit into its memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._engines = Engines(self._load, num_kept=None, size=_num_bytes)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Takes over how much the loaded models may hold: `user_config` is a `serve.pool.PoolSpec`."""
+        self._engines.bound(int(user_config["memory_gb"] * 1e9))
+
+
+def _num_bytes(uri: str) -> int:
+    """What the model in the folder `uri` is expected to take: the size of its files. Raises `ModelError`."""
+    return sum(file.stat().st_size for file in fetch(uri).iterdir())

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from serve.answered import Observer
+from serve.auth import PROBE_PATH
 from serve.card import add_routes as add_card_route
 from serve.docs_page import render
 from serve.endpoints import Backend, Endpoints
@@ -77,6 +78,10 @@ def _add_gateway_routes(app: FastAPI, endpoints: Endpoints) -> None:
     async def gateway_health() -> GatewayHealth:
         await endpoints.look_again()
         return GatewayHealth(endpoints=endpoints.health())
+
+    @app.get(PROBE_PATH, include_in_schema=False)
+    async def probe() -> PlainTextResponse:
+        return PlainTextResponse("success")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

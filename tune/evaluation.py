@@ -13,8 +13,9 @@ from common.classifier import Classifier
 from common.dataset import text_hash64
 from common.errors import PromotionError, RegistryError
 from common.metrics import accuracy, macro_f1
+from common.model_settings import ONNX_FOLDER
 from common.recipe import QuickCheck
-from common.registry import ONNX_FOLDER, ModelRegistry, ModelVersion
+from common.registry import ModelRegistry, ModelVersion
 from tune.gate import Indices, Rivalry
 
 TRAINED_ON_FOLDER = "trained_on"

@@ -17,8 +17,9 @@ import numpy as np
 
 from common.classifier import Classifier
 from common.errors import RegistryError
+from common.model_settings import ONNX_FOLDER
 from common.recipe import Recipe
-from common.registry import ONNX_FOLDER, ModelRegistry, ModelVersion
+from common.registry import ModelRegistry, ModelVersion
 from common.tokenised import PreparedData, read_split
 from common.tracking import Tracker
 from tune.evaluation import (

@@ -1,12 +1,17 @@
 """One Ray cluster for all integration tests: what `tuneserve up` starts, with its own home; one Chromium."""
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
+import ray.util
+import ray.util.state
 
 from common.cluster import Connection, connect, down, up
 from common.ray_head import free_port, session_folder
@@ -17,6 +22,9 @@ from tests.page_gateway import AWAKE, Gateway, Serve, listening
 
 CLUSTER_SECRET = "c1u5ter-s3cr3t"
 """In the environment that the cluster was started in, as `CLUSTER_SECRET`."""
+
+DEADLINE_S = 30.0
+MAX_ACTORS = 10_000
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +79,41 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             return running.enter_context(listening(tmp_path, news, **options))
 
         yield start
+
+
+@pytest.fixture
+def nothing_is_left(cluster: Connection) -> Iterator[None]:
+    """However the sweeps of a test end, they leave no actor, no placement group and no process on the cluster."""
+    actors_of_others = {actor.actor_id for actor in own_actors()}  # such as Serve's
+    groups_of_others = placement_groups()
+    yield
+    assert placement_groups() <= groups_of_others
+
+    def made() -> list[Any]:
+        return [actor for actor in own_actors() if actor.actor_id not in actors_of_others]
+
+    pids = {actor.pid for actor in made() if actor.pid}
+    assert pids
+    wait_until(lambda: {actor.state for actor in made()} == {"DEAD"}, "actors are left")
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "processes are left")
+
+
+def own_actors() -> list[Any]:
+    """Of this driver, dead or alive, but for the one that Ray Train keeps in a cluster once it was used there."""
+    here = ray.get_runtime_context().gcs_address  # or other clusters on this machine would be asked
+    job = ray.get_runtime_context().get_job_id()
+    found = ray.util.state.list_actors(here, filters=[("job_id", "=", job)], limit=MAX_ACTORS)
+    return [actor for actor in found if actor.name != "AutoscalingCoordinator"]
+
+
+def placement_groups() -> set[str]:
+    """Ids of those that are not removed."""
+    table = ray.util.placement_group_table()
+    return {group_id for group_id, group in table.items() if group["state"] != "REMOVED"}
+
+
+def wait_until(holds: Callable[[], bool], problem: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline, problem
+        time.sleep(0.2)

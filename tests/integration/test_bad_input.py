@@ -73,6 +73,14 @@ def test_wrong_settings(
     assert said in refused(capfd, tmp_path, command, str(recipe), *overrides)
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_an_endpoint_that_wants_a_gpu_where_there_is_none(
+    command: str, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capfd, tmp_path, command, str(recipe), "serve.num_gpus=0.5")
+    assert "serve.num_gpus 0.5: the cluster has a place for 0 of 1 replica(s) (4 CPUs, 0 GPUs on 1 node(s))" in said
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -1,6 +1,5 @@
 """Endpoints that jobs deployed, after the jobs have ended and all that they uploaded is gone."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,11 +96,9 @@ def test_endpoints_wake_when_their_jobs_have_ended_and_the_uploads_are_gone(
     }
 
     assert {name: answer.json()["label"] for name, answer in answers.items()} == {"first": "good", "changed": "good"}
-    for name, number in (("first", 1), ("changed", 2)):
-        # The standby may have answered: the endpoint's own replica is what runs the deployed code.
+    for name in urls:
+        # The standby may have answered: the endpoint's own replica is what runs the code that was deployed.
         wait_until(lambda name=name: bool(replicas(name)), DEADLINE_S, f"{name} got no replica")
         actor = ray.get_actor(replicas(name)[0]["actor_name"], namespace="serve")
-        code = "(__import__('serve.number').number.NUMBER, __import__('serve').__path__[0])"
-        found, folder = ray.get(actor.__ray_call__.remote(lambda _, code=code: eval(code)))
-        assert found == number
-        assert not any(Path(uploaded.removeprefix("gcs://")).stem in folder for uploaded in uploads), json.dumps(folder)
+        folder = ray.get(actor.__ray_call__.remote(lambda _: __import__("serve").__path__[0]))
+        assert not any(Path(uploaded).stem in folder for uploaded in uploads)

@@ -15,6 +15,7 @@ from common.classifier import Classifier
 from common.errors import PromotionError
 from common.tokenised import PreparedData, read_split
 from common.validation_profile import ValidationProfile
+from serve.gpu import load_on
 from tests.candidates import fine_tune, prepare_texts
 from tune.export import ExportReport, export
 
@@ -108,6 +109,19 @@ def test_the_graph_takes_any_batch_and_any_length(case: Case, tmp_path: Path, mo
         with torch.inference_mode():
             inputs = tokenizer(text, truncation=True, max_length=16, return_tensors="pt")
             assert row == pytest.approx(model(**inputs).logits[0].numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "difference"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
+def test_the_engine_of_a_gpu_gives_what_the_export_gives(
+    case: Case, fp32_file: Path, dtype: torch.dtype, difference: float
+) -> None:
+    exported = Classifier.load(fp32_file.parent)
+
+    by_torch = load_on(torch.device("cpu"), dtype, fp32_file.parent, case.checkpoint)
+
+    assert by_torch.logits(case.texts) == pytest.approx(exported.logits(case.texts), abs=difference)
+    labels = [[found.label for found in engine.classify(case.texts)] for engine in (exported, by_torch)]
+    assert np.mean(np.array(labels[0]) == np.array(labels[1])) > 0.98
 
 
 @pytest.mark.usefixtures("exports_at_once")

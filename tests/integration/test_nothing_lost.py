@@ -24,9 +24,10 @@ from common.errors import StorageError
 from common.ray_environment import own_cluster_environment
 from common.ray_head import CLUSTER_ID_VARIABLE
 from scripts.job import Job, stored_runs
-from tests.integration.test_line import ROOT, start, tuneserve
+from tests.integration.test_line import tuneserve
 from tests.integration.test_sweep import run, runs_of
 from tests.small_job import small_job, write_recipe
+from tests.warm_command import ROOT, Command
 from tune.allocation import Allocation
 from tune.study import TrialRecord, stored_study
 
@@ -43,7 +44,7 @@ def test_a_driver_killed_at_a_random_moment_loses_and_repeats_nothing(seed: int,
     storage = str(tmp_path / "storage")
     command = [str(recipe), f"search.num_trials={NUM_TRIALS}", "--storage", storage]
     moment = random.Random(seed)
-    killed = start("sweep", *command)
+    killed = Command("sweep", *command)
     _kill_after(killed, events=moment.randrange(EVENTS), and_s=moment.random())
     before = _finished(storage)
 
@@ -75,9 +76,8 @@ def test_a_driver_killed_at_a_random_moment_loses_and_repeats_nothing(seed: int,
     }
 
 
-def _kill_after(process: "subprocess.Popen[str]", events: int, and_s: float) -> None:
+def _kill_after(process: Command, events: int, and_s: float) -> None:
     """SIGKILL so many seconds after so many lines."""
-    assert process.stderr is not None
     for _ in range(events):
         if not process.stderr.readline():
             break

@@ -1,7 +1,10 @@
 """Promotion from end to end: real exports, a real MLflow database, no Ray."""
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -57,6 +60,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder, recipe, prepared, Tracker.open(uri, "words"), ModelRegistry(uri), checkpoints)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def exports() -> Iterator[dict[str, tuple[Path, ExportReport]]]:
+    """Each checkpoint's export, which takes seconds: it is made once, whatever the checkpoint is promoted as."""
+    made: dict[str, tuple[Path, ExportReport]] = {}
+
+    def export_once(checkpoint: Path, folder: Path, **settings: Any) -> ExportReport:
+        if checkpoint.name not in made:
+            kept = checkpoint.with_name(f"{checkpoint.name}-exported")
+            made[checkpoint.name] = kept, export(checkpoint, kept, **settings)
+        kept, report = made[checkpoint.name]
+        shutil.copytree(kept, folder)
+        return report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tune.promote.export", export_once)
+        yield made
+
+
 @dataclass(frozen=True)
 class Told:
     """A weak candidate, a strong one, another weak one: promoted in this order."""
@@ -68,7 +89,7 @@ class Told:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def told(world: World) -> Told:
+def told(world: World, exports: object) -> Told:
     runs = (world.train(), world.train(), world.train())
     first, better, worse = (
         world.promote(name, run_id) for name, run_id in zip(("weak", "strong", "weak"), runs, strict=True)
@@ -186,28 +207,6 @@ def test_a_champion_is_not_judged_on_what_it_was_trained_on(told: Told, world: W
     assert gate["test_split_uses"] == 0
 
 
-@pytest.fixture(scope="module")
-def exported(world: World) -> tuple[Path, ExportReport]:
-    rows = read_split(world.prepared, "validation")
-    labels = [world.prepared.labels[index] for index in rows["label"].to_pylist()]
-    folder = world.folder / "exported"
-    report = export(world.checkpoints["strong"], folder, max_length=16, texts=rows["text"].to_pylist(), labels=labels)
-    return folder, report
-
-
-@pytest.fixture
-def exports_at_once(exported: tuple[Path, ExportReport], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives every candidate the files of the strong one: what is promised of the export has its own tests."""
-
-    def copy(checkpoint: Path, folder: Path, **settings: object) -> ExportReport:
-        folder.parent.mkdir(exist_ok=True)
-        folder.symlink_to(exported[0])
-        return exported[1]
-
-    monkeypatch.setattr("tune.promote.export", copy)
-
-
-@pytest.mark.usefixtures("exports_at_once")
 @pytest.mark.parametrize(
     "cut", ["create_model_version", "set_model_version_tag", "set_registered_model_alias", "finalize_logged_model"]
 )
@@ -234,7 +233,6 @@ def test_a_promotion_that_was_cut_off_is_finished_by_the_next(
     assert world.promote("strong", run_id, name=name) == promotion
 
 
-@pytest.mark.usefixtures("exports_at_once")
 def test_a_failed_quick_check_keeps_the_alias(world: World) -> None:
     checks = [{"text": "w1 w2 w3 w4", "label": "down"}, {"text": "w1 w2", "label": "sideways"}]
     registry = world.recipe.registry.model_validate({"quick_checks": checks})
@@ -251,7 +249,6 @@ def test_a_failed_quick_check_keeps_the_alias(world: World) -> None:
         world.registry.by_alias("checked", "champion")
 
 
-@pytest.mark.usefixtures("exports_at_once")
 def test_a_candidate_is_judged_anew_when_the_gate_changes_and_registered_once(world: World) -> None:
     run_id = world.train()
     strict = world.recipe.registry.model_validate({"gate": {"minimum": 1.0}})
@@ -264,7 +261,6 @@ def test_a_candidate_is_judged_anew_when_the_gate_changes_and_registered_once(wo
     assert world.registry.by_alias("stricter", "champion").version == 1
 
 
-@pytest.mark.usefixtures("exports_at_once")
 def test_a_champion_from_elsewhere_is_an_error_that_says_so(world: World) -> None:
     register_by_hand(world.tracker.uri, "foreign", world.folder / "foreign")
     world.registry.set_alias("foreign", "champion", 1)
@@ -281,9 +277,30 @@ def test_what_is_no_checkpoint_is_an_error(world: World, tmp_path: Path) -> None
 
 
 def test_the_exported_candidate_is_as_good_as_the_trained_one(
-    world: World, exported: tuple[Path, ExportReport]
+    world: World, told: Told, exports: dict[str, tuple[Path, ExportReport]]
 ) -> None:
-    report = exported[1]
+    _, report = exports["strong"]
 
     assert report.fp32_accuracy == pytest.approx(history_of(world.checkpoints["strong"])[-1]["accuracy"])
     assert report.max_logit_difference < 1e-4
+
+
+@pytest.mark.usefixtures("exports_at_once")
+def test_a_model_can_be_promoted_as_candidate_and_as_champion_afterwards(world: World) -> None:
+    registry = world.recipe.registry.model_validate({"gate": {"min_improvement": -0.5}})
+    run_id = world.train()
+
+    def promote(run_id: str, alias: str) -> Promotion:
+        return world.promote("strong", run_id, name="tried", registry=registry, alias=alias)
+
+    def aliases() -> list[int]:
+        return [world.registry.by_alias("tried", alias).version for alias in ("champion", "candidate")]
+
+    promote(world.train(), "champion")
+    tried = promote(run_id, "candidate")
+    assert (tried.version, tried.promoted, aliases()) == (2, True, [1, 2])
+    assert promote(run_id, "champion") == tried
+    assert aliases() == [2, 2]
+    world.registry.rollback("tried", "champion")
+    assert promote(run_id, "champion") == tried  # which is settled, and undoes no rollback
+    assert aliases() == [1, 2]

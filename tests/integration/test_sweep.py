@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -18,8 +19,9 @@ from tune.checkpoint import damage
 from tune.study import TrialRecord, journal
 from tune.sweep import OnUpdate, SweepResult, study_file, sweep
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
+ONE_AT_ONCE = Allocation(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
 TWO_AT_ONCE = Allocation(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=2)
 
 
@@ -116,9 +118,9 @@ def test_the_best_are_trained_again_with_fresh_seeds_and_a_kill_in_between_repea
             raise Stopped
 
     with pytest.raises(Stopped):
-        run(job, stop_after_one)
+        run(job, stop_after_one, ONE_AT_ONCE)
     numbers = {entry.info.run_id for entry in runs_of(job)}
-    result = run(job)
+    result = run(job, allocation=ONE_AT_ONCE)
     assert len(result.trials) == 2
     assert {(entry.number, entry.seed) for entry in result.confirm_runs} == {(0, 1), (0, 2), (1, 1), (1, 2)}
     assert {entry.state for entry in result.confirm_runs} == {"complete"}
@@ -143,14 +145,14 @@ def test_a_trial_whose_newest_checkpoint_was_cut_short_goes_on_from_the_one_befo
             raise Stopped
 
     with pytest.raises(Stopped):
-        run(job, stop_in_the_third_epoch)
+        run(job, stop_in_the_third_epoch, ONE_AT_ONCE)
     (before,) = _records(job)
     assert before.latest_checkpoint is not None
     assert before.fallback_checkpoint is not None
     weights = Path(before.latest_checkpoint, "model.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
 
-    (after,) = run(job).trials
+    (after,) = run(job, allocation=ONE_AT_ONCE).trials
     assert (after.state, len(after.history)) == ("complete", 4)
     assert after.history[0] == before.history[0]  # its seconds too: the first epoch was not trained again
     assert after.history[1]["seconds"] != before.history[1]["seconds"]
@@ -160,23 +162,29 @@ def test_a_trial_whose_newest_checkpoint_was_cut_short_goes_on_from_the_one_befo
 
 
 def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path: Path) -> None:
-    # Both choices are tried: the first of them cannot but overflow.
     job = small_job(
-        tmp_path, "search.space={learning_rate: {choice: [1.0e+30, 1.0e-3]}}", "search.num_trials=4", "train.epochs=1"
+        tmp_path, "search.space={learning_rate: {choice: [1.0e+30, 1.0e-3]}}", "search.num_trials=2", "train.epochs=1"
     )
-    result = run(job)
+    result = run(job, allocation=ONE_AT_ONCE, points=[{"learning_rate": rate} for rate in (1e30, 1e-3)])
     by_rate = {trial.params["learning_rate"]: trial for trial in result.trials}
     assert set(by_rate) == {1e30, 1e-3}
     assert by_rate[1e-3].state == "complete"
     assert by_rate[1e30].state == "failed"
     assert "1e+30" in (by_rate[1e30].failure or "")
     assert result.best.params["learning_rate"] == 1e-3
-    assert len(result.trials) == 4
+    assert len(result.trials) == 2
 
 
-def test_a_time_budget_ends_the_sweep_and_leaves_no_run_open(tmp_path: Path) -> None:
-    job = small_job(tmp_path, "search.time_budget_s=25", "train.epochs=500", "search.num_trials=2")
-    result = run(job)
+def test_a_time_budget_ends_the_sweep_and_leaves_no_run_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = small_job(tmp_path, "search.time_budget_s=3600", "train.epochs=500", "search.num_trials=2")
+    now = [1.0]
+    monkeypatch.setattr("ray.tune.stopper.timeout.time", SimpleNamespace(time=lambda: now[0]))
+
+    def an_hour_later(record: TrialRecord) -> None:
+        if record.history:
+            now[0] = 3602.0
+
+    result = run(job, an_hour_later, ONE_AT_ONCE)
     assert {trial.state for trial in result.trials} <= {"pruned", "failed"}
     assert result.best.metrics
     assert {entry.info.status for entry in runs_of(job)} == {"FINISHED"}
@@ -190,7 +198,7 @@ def test_a_sweep_in_which_every_trial_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_trials_of_two_workers_train_in_groups(tmp_path: Path) -> None:
-    job = small_job(tmp_path, "search.num_trials=2", "train.num_workers=2")
+    job = small_job(tmp_path, "search.num_trials=2", "train.num_workers=2", "train.epochs=1")
     result = run(job, allocation=Allocation(2, 1, 0.0, max_concurrent=2))
     assert {trial.state for trial in result.trials} <= {"complete", "pruned"}
     assert result.best.checkpoint is not None

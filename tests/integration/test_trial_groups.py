@@ -11,12 +11,12 @@ import ray.util.state
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.test_sweep import run
+from tests.integration.test_sweep import Stopped, run, runs_of
 from tests.small_job import small_job
 from tune.allocation import Allocation
 from tune.study import TrialRecord
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 GROUP = Allocation(num_workers=2, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
 CURVE = ("train_loss", "loss", "accuracy", "macro_f1")
@@ -34,9 +34,14 @@ def curve(trial: TrialRecord) -> list[tuple[float, ...]]:
     return [tuple(epoch[name] for name in CURVE) for epoch in trial.history]
 
 
-def test_one_group_trains_all_trials_and_a_later_one_as_a_new_group_would(tmp_path: Path) -> None:
+def test_one_group_trains_all_trials_and_each_as_a_new_group_would_whatever_came_before(tmp_path: Path) -> None:
+    rates = (5e-4, 1e30, 1e-2, 5e-4)  # the second diverges; the third begins worse, and ASHA stops it
     job = small_job(
-        tmp_path, "search.space={learning_rate: {fixed: 2.0e-3}}", "search.num_trials=3", "train.num_workers=2"
+        tmp_path,
+        "search.space={learning_rate: {choice: [5.0e-4, 1.0e+30, 1.0e-2]}}",
+        "search.metric=loss",
+        "search.num_trials=4",
+        "train.num_workers=2",
     )
     workers: set[int] = set()
     kept: dict[int, Any] = {}
@@ -46,26 +51,25 @@ def test_one_group_trains_all_trials_and_a_later_one_as_a_new_group_would(tmp_pa
         if record.state == "running" and record.checkpoint and len(record.history) == 2:
             kept[record.number] = load_file(f"{record.latest_checkpoint}/model.safetensors")
 
-    result = run(job, watch, GROUP)
+    result = run(job, watch, GROUP, points=[{"learning_rate": rate} for rate in rates])
     assert len(workers) == 2
-    first, *later = sorted(result.trials, key=lambda trial: trial.number)
-    for trial in later:
-        assert curve(trial) == curve(first)
-        assert all(torch.equal(tensor, kept[0][name]) for name, tensor in kept[trial.number].items())
+    first, diverged, stopped, later = sorted(result.trials, key=lambda trial: trial.number)
+    assert [trial.state for trial in (first, diverged, stopped, later)] == ["complete", "failed", "pruned", "complete"]
+    assert curve(later) == curve(first)
+    assert sorted(kept) == [0, 3]
+    assert all(torch.equal(tensor, kept[0][name]) for name, tensor in kept[3].items())
 
 
-def test_a_trial_that_asha_stops_leaves_the_group_ready_for_the_next(tmp_path: Path) -> None:
-    job = small_job(
-        tmp_path,
-        "search.space={learning_rate: {choice: [2.0e-3, 1.0e-7]}}",
-        "search.num_trials=4",
-        "train.num_workers=2",
-        "train.epochs=4",
-    )
-    workers: set[int] = set()
-    result = run(job, lambda record: workers.update(pids("RayTrainWorker")), GROUP)
-    assert {trial.state for trial in result.trials} == {"complete", "pruned"}
-    assert len(workers) == 2
+def test_an_interrupted_group_leaves_nothing_behind(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "search.num_trials=1", "train.num_workers=2", "train.epochs=500")
+
+    def stop_after_an_epoch(record: TrialRecord) -> None:
+        if record.history:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(job, stop_after_an_epoch, GROUP)
+    assert "RUNNING" not in {entry.info.status for entry in runs_of(job)}
 
 
 @pytest.mark.parametrize("killed", ["RayTrainWorker", pytest.param("ImplicitFunc", marks=pytest.mark.slow)])

@@ -12,7 +12,7 @@ from tests.small_job import small_job
 from tune.allocation import Allocation
 from tune.study import TrialRecord
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 CURVE = ("train_loss", "loss", "accuracy", "macro_f1")
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.cluster import Node, Resources
 from common.errors import ClusterError
+from common.machines import Node, Resources
 from common.recipe import NumWorkers, Train
 from common.search_settings import Search
 from tune.allocation import allocate

@@ -190,7 +190,9 @@ def test_a_stranger_cannot_tell_which_endpoints_exist(headers: dict[str, str]) -
             there = await client.get("/news/healthz", headers=headers)
             nowhere = await client.get("/nowhere/healthz", headers=headers)
             whole = await client.get("/healthz", headers=headers)
+            probe = await client.get("/-/healthz", headers=headers)
 
+        assert (probe.status_code, probe.text) == (200, "success")
         assert (there.status_code, there.json()) == (nowhere.status_code, nowhere.json())
         assert (whole.status_code, whole.json()) == (200, {"status": "ok", "endpoints": []})
 

@@ -97,6 +97,26 @@ def test_a_batch_has_one_version() -> None:
     run(scenario)
 
 
+def test_requests_of_two_versions_that_alternate_go_in_one_batch_each_and_in_their_order() -> None:
+    async def scenario() -> None:
+        replicas = FakeReplicas(is_open=False)
+        batcher = make(replicas)
+        first = [asyncio.create_task(batcher.classify(V1, [f"first {number}"])) for number in range(2)]
+        await settle()  # which takes both slots
+        waiting = [
+            asyncio.create_task(batcher.classify(version, [f"{version.version}-{number}"]))
+            for number in range(3)
+            for version in (V1, V2)
+        ]
+        await settle()
+        replicas.gate.set()
+        await asyncio.gather(*first, *waiting)
+
+        assert replicas.batches[2:] == [(1, ["1-0", "1-1", "1-2"]), (2, ["2-0", "2-1", "2-2"])]
+
+    run(scenario)
+
+
 def test_more_texts_than_may_wait_are_refused_and_the_others_are_answered() -> None:
     async def scenario() -> None:
         replicas = FakeReplicas(is_open=False)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from common.errors import InputError, ServingError, TrackingError
 from serve.batching import Answer, Batcher, ServedVersion, Text
 from serve.canary import Canary, draws
 from serve.canary_settings import CanarySettings, Mode
+from serve.endpoints import EndpointSpec
 from serve.health import CanaryHealth
+from tests.fake_backend import SPEC
 
 CHAMPION, CANDIDATE = ServedVersion(1, "/1"), ServedVersion(2, "/2")
 SETTINGS = CanarySettings("canary", 10, 2, "candidate", 200, 0.8, "2026-11-27T05:00:00+00:00")
@@ -34,10 +37,12 @@ class World:
     """Versions that do not answer at all."""
 
     def __post_init__(self) -> None:
-        self.batcher = Batcher(self.send, max_waiting=8, batches_per_replica=2.0, max_replicas=1)
-        self.canary = Canary(self.settings, self.batcher, self.send, self)
+        send = partial(self.classify, "news")
+        self.batcher = Batcher(send, max_waiting=8, batches_per_replica=2.0, max_replicas=1)
+        backend: Any = self
+        self.canary = Canary("news", replace(SPEC, canary=self.settings), self.settings, self.batcher, backend)
 
-    async def send(self, served: ServedVersion, texts: list[Text]) -> list[Answer]:
+    async def classify(self, name: str, served: ServedVersion, texts: list[Text]) -> list[Answer]:
         self.asked.append((served.version, texts))
         if served.version in self.closed:
             await asyncio.Event().wait()
@@ -46,17 +51,17 @@ class World:
             raise answer
         return [answer for _ in texts]
 
-    async def candidate(self) -> tuple[ServedVersion, CanaryHealth | None]:
+    async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
         if self.registry_error:
             raise self.registry_error
         return CANDIDATE, self.concluded[-1] if self.concluded else None
 
-    async def conclude(self, outcome: CanaryHealth) -> None:
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
         if self.registry_error:
             raise self.registry_error
         self.concluded.append(outcome)
 
-    async def release(self, served: ServedVersion) -> None:
+    async def release(self, name: str, served: ServedVersion) -> None:
         self.released.append(served.version)
 
     async def ask(self, number: int, **options: Any) -> tuple[list[Answer], int]:
@@ -76,6 +81,12 @@ class World:
 def drawn(settings: CanarySettings = SETTINGS) -> int:
     """The number of a request that the candidate is asked."""
     return next(number for number in range(1000) if draws(f"request {number}", settings))
+
+
+@pytest.fixture(autouse=True)
+def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine must not make one version slower than the other."""
+    monkeypatch.setattr(serve.canary, "perf_counter", lambda: 0.0)
 
 
 def shadow(percent: int = 100) -> CanarySettings:
@@ -175,6 +186,19 @@ def test_when_both_fail_neither_is_blamed_alone() -> None:
     asyncio.run(scenario())
     assert world.canary.comparison.candidate.num_errors == 0
     assert world.canary.comparison.champion.num_errors == 1
+
+
+@pytest.mark.parametrize("mode", ["canary", "shadow"])
+def test_a_text_that_neither_can_take_is_no_fault_of_the_candidate(mode: Mode) -> None:
+    failed = {**GOOD, "score": float("nan")}
+    world = World(settings=replace(half(), mode=mode), answers={1: failed, 2: failed})
+
+    async def scenario() -> None:
+        await world.canary.follow(CHAMPION)
+        assert (await world.ask(drawn(half())))[1] == 1
+
+    asyncio.run(scenario())
+    assert (world.canary.comparison.champion.num_errors, world.canary.comparison.candidate.num_errors) == (1, 0)
 
 
 def test_a_shadow_answers_nobody_and_its_failures_reach_nobody() -> None:

@@ -13,7 +13,7 @@ from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
-from common.classifier import MAX_BATCH_SIZE, MAX_CHARS_PER_TOKEN, Classifier, probabilities
+from common.classifier import MAX_BATCH_SIZE, MAX_CHARS_PER_TOKEN, Classifier, Inputs, Logits, probabilities
 from common.errors import ModelError
 from tests.tiny_model import VOCABULARY, build_engine
 
@@ -122,16 +122,12 @@ def test_the_tokenizer_sees_no_more_of_a_text_than_the_model_could_read(folder: 
 def test_a_text_is_padded_to_neighbours_of_its_length_and_not_to_the_longest_of_all(folder: Path) -> None:
     widths: list[int] = []
 
-    class Session:
-        def get_inputs(self):
-            return classifier._session.get_inputs()
+    def model(inputs: Inputs) -> Logits:
+        widths.append(inputs["input_ids"].shape[1])
+        return np.zeros((MAX_BATCH_SIZE, 2), dtype=np.float32)
 
-        def run(self, names, feeds):
-            widths.append(feeds["input_ids"].shape[1])
-            return classifier._session.run(names, feeds)
-
-    classifier = Classifier.load(folder)
-    replace(classifier, _session=Session()).classify(["good", "bad " * 50] * MAX_BATCH_SIZE)
+    texts = ["good", "bad " * 50] * MAX_BATCH_SIZE
+    Classifier.load(folder).with_model(model, MAX_BATCH_SIZE).classify(texts)
 
     assert widths == [1, 50]
 
@@ -146,16 +142,11 @@ def test_no_texts_and_empty_texts_are_answered(folder: Path) -> None:
 def test_a_text_without_tokens_is_padded_to_one_because_models_cannot_take_none(folder: Path) -> None:
     fed: dict[str, np.ndarray] = {}
 
-    class Session:
-        def get_inputs(self):
-            return classifier._session.get_inputs()
+    def model(inputs: Inputs) -> Logits:
+        fed.update(inputs)
+        return np.zeros((1, 2), dtype=np.float32)
 
-        def run(self, names, feeds):
-            fed.update(feeds)
-            return classifier._session.run(names, feeds)
-
-    classifier = Classifier.load(folder)
-    replace(classifier, _session=Session()).logits([""])
+    Classifier.load(folder).with_model(model, batch_size=8).logits([""])
 
     assert {name: array.tolist() for name, array in fed.items()} == {"input_ids": [[0]], "attention_mask": [[0]]}
 

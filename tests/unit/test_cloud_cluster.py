@@ -37,6 +37,21 @@ def test_up_makes_a_token_first_and_works_from_the_files_folder(commands, config
     assert ran[1][1] == config.parent
 
 
+def test_a_shipped_file_with_its_placeholders_is_refused_by_their_names(commands, config):
+    config.write_text(
+        "cluster_name: x # YOUR-NAME\nprovider: {type: aws, bucket: s3://YOUR-BUCKET/a, zone: YOUR-ZONE}\n"
+    )
+    with pytest.raises(ClusterError, match=r"still says YOUR-BUCKET, YOUR-ZONE; write your own"):
+        up_in_cloud(config)
+    assert commands[0] == []
+
+
+def test_a_cluster_is_ended_whatever_its_file_says(commands, config):
+    config.write_text("provider: {type: aws, bucket: YOUR-BUCKET}")
+    down_in_cloud(config)
+    assert len(commands[0]) == 1
+
+
 def test_down_terminates_without_asking(commands, config):
     ran, _ = commands
     down_in_cloud(config)

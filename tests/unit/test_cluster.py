@@ -10,9 +10,8 @@ from contextlib import suppress
 
 import psutil
 import pytest
-import yaml
 
-from common import cluster, ray_head
+from common import cluster, machines, ray_head
 from common.cluster import Node, Resources, connect, down, read_record, startable, up
 from common.cluster_record import ClusterRecord, recorded, write_record
 from common.errors import ClusterError
@@ -227,10 +226,37 @@ def test_a_local_cluster_on_such_a_head_has_no_autoscaler(running, monkeypatch, 
     assert cluster.resources().nodes == (HEAD, GPU)
 
 
-def test_the_shipped_clusters_workers_count_once_ray_knows_their_type():
-    config = yaml.safe_load((cluster.PROJECT_ROOT / "cluster.yaml").read_text())
-    config["available_node_types"]["gpu_spot"]["resources"] = {"CPU": 4, "GPU": 1}  # as Ray does for AWS
-    assert startable([], config) == [GPU] * config["max_workers"]
+REPLICA = "tuneserve_replica"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"max_workers": 0}, False),
+        ({"resources": {"CPU": 8}}, False),
+        ({"resources": None}, False),
+    ],
+)
+def test_a_custom_resource_is_offered_when_a_machine_that_may_come_has_it(running, changes, expected):
+    assert not cluster.offers(REPLICA)
+    serving = {"resources": {"CPU": 8, REPLICA: 4}, "max_workers": 1, **changes}
+    running.write_text(json.dumps(of_ray_up(4, serving=serving)))
+    assert cluster.offers(REPLICA) is expected
+
+
+def test_a_custom_resource_is_offered_when_a_living_machine_has_it(running, monkeypatch):
+    nodes = [{"Alive": False, "Resources": {REPLICA: 4.0}}]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    assert not cluster.offers(REPLICA)
+    nodes.append({"Alive": True, "Resources": {REPLICA: 4.0}})
+    assert cluster.offers(REPLICA)
+
+
+def test_a_local_cluster_on_a_head_of_ray_up_has_none_of_its_serving_machines(running, monkeypatch):
+    running.write_text(json.dumps(of_ray_up(4, serving={"resources": {REPLICA: 4}})))
+    monkeypatch.setattr(cluster, "_connection", cluster.Connection("127.0.0.1:1", RECORD, False))
+    assert not cluster.offers(REPLICA)
 
 
 @pytest.mark.parametrize(("visible", "num_gpus"), [(None, 4), ("0,2", 2), ("", 0)])
@@ -241,9 +267,9 @@ def test_this_machine_offers_what_a_containers_limit_and_the_visible_devices_lea
     monkeypatch.setattr(ray._private.utils, "_get_docker_cpus", lambda: 3.0)
     monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", staticmethod(lambda: 4))
     monkeypatch.setattr(
-        cluster.accelerators, "get_accelerator_manager_for_resource", lambda _: NvidiaGPUAcceleratorManager
+        machines.accelerators, "get_accelerator_manager_for_resource", lambda _: NvidiaGPUAcceleratorManager
     )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert cluster.this_machine() == Resources((Node(3.0, float(num_gpus)),))
+    assert machines.this_machine() == Resources((Node(3.0, float(num_gpus)),))

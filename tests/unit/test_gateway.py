@@ -82,6 +82,16 @@ def test_health_documentation_and_wrong_paths_reach_no_replica() -> None:
     run(scenario)
 
 
+def test_a_probe_for_a_proxy_of_serves_finds_the_gateway() -> None:
+    async def scenario() -> None:
+        async with gateway(FakeBackend()) as client:
+            answer = await client.get("/-/healthz")
+
+        assert (answer.status_code, answer.text) == (200, "success")
+
+    run(scenario)
+
+
 def test_every_refusal_is_json_with_an_error() -> None:
     async def scenario() -> None:
         async with gateway(FakeBackend()) as client:
@@ -197,6 +207,7 @@ def test_health_tells_how_awake_the_endpoint_is(deployment: Deployment, state: s
             "model": "headlines",
             "version": 1,
             "problem": None,
+            "pool": "own",
             "canary": None,
         }
         assert health == expected

@@ -41,6 +41,14 @@ def test_storage_comes_from_the_nearest_that_names_it(monkeypatch: pytest.Monkey
     assert storage_location("s3://bucket/of-the-option") == "s3://bucket/of-the-option"
 
 
+def test_a_job_without_a_storage_does_not_write_into_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(InputError, match="set TUNESERVE_STORAGE and MLFLOW_TRACKING_URI in the cluster's environment"):
+        storage_location(None)
+    monkeypatch.setenv("TUNESERVE_STORAGE", "s3://bucket/of-the-cluster")
+    assert storage_location(None) == "s3://bucket/of-the-cluster"
+
+
 def test_the_clusters_tracking_goes_with_the_clusters_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     record = ClusterRecord("a", "d", None, "/shared", "http://mlflow:5000", 1, "", "")
     monkeypatch.setattr(job, "read_record", lambda: record)

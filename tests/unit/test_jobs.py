@@ -145,6 +145,34 @@ def test_places_that_a_cluster_elsewhere_cannot_share_are_refused(storage, track
     assert "secret" not in str(refused.value)
 
 
+def test_places_that_only_the_cluster_knows_are_left_to_it():
+    require_shared(Destination(REMOTE, None, is_local=False), None)
+    assert jobs._with_places(["run", "r.yaml"], None, None) == ["run", "r.yaml"]
+    Path("r.yaml").write_text(RECIPE.replace("messages.csv", "s3://bucket/messages.csv"))
+    carried = portable(["run", "r.yaml"], Destination(REMOTE, None, is_local=False))
+    assert carried == Carried(["run", "inputs/r.yaml"], {"inputs/r.yaml": Path("r.yaml").read_bytes()})
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [("storage: outputs", "storage .*/outputs is a folder"), ("tracking: {mlflow_uri: 'sqlite:///a.db'}", "a file of")],
+)
+def test_a_recipe_does_not_name_places_of_this_machine_to_a_cluster_elsewhere(setting, problem):
+    Path("r.yaml").write_text(RECIPE.replace("messages.csv", "s3://bucket/messages.csv") + setting)
+    with pytest.raises(InputError, match=problem):
+        portable(["run", "r.yaml"], Destination(REMOTE, None, is_local=False))
+    named = Destination(REMOTE, "s3://bucket", is_local=False)
+    assert portable(["run", "r.yaml"], named, "http://mlflow").arguments == ["run", "inputs/r.yaml"]
+
+
+def test_what_has_to_be_copied_needs_a_storage_that_both_know():
+    Path("in.csv").write_text("text\n")
+    with pytest.raises(InputError, match=r"in\.csv is on this machine.*--storage or TUNESERVE_STORAGE"):
+        portable(["predict", "sms", "--file", "in.csv"], Destination(REMOTE, None, is_local=False))
+    with pytest.raises(InputError, match="--json needs a place"):
+        jobs._result_uri(["status", "--json"], "id", None)
+
+
 def test_places_go_behind_the_command_unless_they_are_given():
     given_one = ["run", "r.yaml", "--storage=s3://mine"]
     assert jobs._with_places(given_one, "/s", "uri") == ["run", "--mlflow-uri", "uri", *given_one[1:]]

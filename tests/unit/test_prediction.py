@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import serve.batch_prediction
-from common.cluster import Node, Resources
 from common.errors import InputError, RegistryError
+from common.machines import Node, Resources
 from common.recipe_file import shipped_recipes
 from common.registry import ModelVersion
 from scripts import prediction

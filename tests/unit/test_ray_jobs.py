@@ -19,12 +19,18 @@ class Cluster:
 
     def __init__(self) -> None:
         self.submitted: list[list[str]] = []
+        self.places: list[tuple[str | None, str | None]] = []
+        self.elsewhere = False
         self.exit_code = 0
         self.said: Any = None
 
     def submit(self, arguments: list[str], **places: str | None) -> tuple[SubmittedJob, int]:
         self.submitted.append(arguments)
+        self.places.append((places["storage"], places["tracking_uri"]))
         return RUNNING, 2048
+
+    def is_elsewhere(self, address: str | None) -> bool:
+        return self.elsewhere
 
     def follow(self, submission_id: str, *, address: str | None) -> Iterator[str]:
         yield from ("half a ", "line\n")
@@ -40,13 +46,16 @@ class Cluster:
 def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
     monkeypatch.setenv("TUNESERVE_HOME", str(tmp_path))
     cluster = Cluster()
-    for name in ("submit", "follow", "get", "result"):
+    for name in ("submit", "follow", "get", "result", "is_elsewhere"):
         monkeypatch.setattr(ray_jobs.jobs, name, getattr(cluster, name))
     return cluster
 
 
-def submit(*words: str, as_json: bool = False, no_wait: bool = False) -> dict[str, Any]:
-    places = {"storage": "/storage", "mlflow_uri": "http://mlflow", "address": None, "submission_id": None}
+PLACES = {"storage": "/storage", "mlflow_uri": "http://mlflow"}
+
+
+def submit(*words: str, as_json: bool = False, no_wait: bool = False, **named: str | None) -> dict[str, Any]:
+    places = {**PLACES, "address": None, "submission_id": None, **named}
     return ray_jobs.submit(words, commands=("sweep", "run"), as_json=as_json, no_wait=no_wait, **places)
 
 
@@ -92,3 +101,33 @@ def test_a_job_that_is_not_waited_for_is_not_followed(cluster: Cluster, capsys: 
     cluster.exit_code = 1
     assert submit("sweep", "r.yaml", no_wait=True) == asdict(RUNNING)
     assert "half a line" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_places_that_are_named_go_to_any_cluster(cluster: Cluster, is_elsewhere: bool) -> None:
+    cluster.elsewhere = is_elsewhere
+    submit("sweep", "r.yaml")
+    assert cluster.places == [("/storage", "http://mlflow")]
+
+
+def test_this_machines_places_are_not_those_of_a_cluster_elsewhere(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.elsewhere = True
+    for name in ("TUNESERVE_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    submit("sweep", "r.yaml", storage=None, mlflow_uri=None)
+    monkeypatch.setenv("TUNESERVE_STORAGE", "s3://bucket")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://shared")
+    submit("sweep", "r.yaml", storage=None, mlflow_uri=None)
+    assert cluster.places == [(None, None), ("s3://bucket", "http://shared")]
+
+
+def test_on_this_machines_cluster_a_job_gets_this_machines_places(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("TUNESERVE_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    submit("sweep", "r.yaml", storage=None, mlflow_uri=None)
+    assert cluster.places == [(f"{tmp_path}/outputs", f"sqlite:///{tmp_path}/outputs/mlflow.db")]

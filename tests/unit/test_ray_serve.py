@@ -12,11 +12,14 @@ from cryptography.x509.oid import NameOID
 from common.errors import ClusterError
 from serve.endpoints import GATEWAY, EndpointSpec
 from serve.gateway_server import Listener, Tls
+from serve.pool import PoolSpec
 from serve.ray_serve import (
     GATEWAY_DEPLOYMENT,
+    REPLICA_RESOURCE,
     gateway_application,
     gateway_url,
     model_application,
+    pool_application,
     standby_application,
 )
 from tests import fake_backend
@@ -35,8 +38,37 @@ def autoscaling(**changes: Any) -> Any:
 def test_replicas_the_gateway_and_the_standby_reserve_no_cpu() -> None:
     gateway: Any = gateway_application(Listener("127.0.0.1", 8000), code_uri=None)._bound_deployment
     standby: Any = standby_application(code_uri=None)._bound_deployment
+    pool: Any = pool_application(PoolSpec())._bound_deployment
 
-    assert [d.ray_actor_options["num_cpus"] for d in (deployment(), gateway, standby)] == [0, 0, 0]
+    assert [d.ray_actor_options["num_cpus"] for d in (deployment(), gateway, standby, pool)] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("num_gpus", "held"), [(0.0, None), (0.25, 0.25), (1.0, 1.0)])
+def test_a_replica_holds_the_gpu_that_the_specification_asks_for_and_computes_there(
+    num_gpus: float, held: float | None
+) -> None:
+    made = deployment(replace(SPEC, num_gpus=num_gpus))
+
+    assert made.ray_actor_options.get("num_gpus") == held
+    assert made._replica_config.init_kwargs == {"on_gpu": held is not None}
+
+
+def test_the_standby_answers_on_the_cpu_for_endpoints_with_gpus_too() -> None:
+    standby: Any = standby_application(code_uri=None)._bound_deployment
+
+    assert "num_gpus" not in standby.ray_actor_options
+    assert standby._replica_config.init_kwargs == {}
+
+
+def test_replicas_take_a_place_on_serving_machines_where_there_are_some_and_none_elsewhere() -> None:
+    anywhere: Any = model_application(SPEC)._bound_deployment
+    there: Any = model_application(SPEC, on_serving_machines=True)._bound_deployment
+
+    assert anywhere.ray_actor_options.get("resources", {}) == {}
+    assert there.ray_actor_options["resources"] == {REPLICA_RESOURCE: 1.0}
+    assert there.ray_actor_options["num_cpus"] == 0
+    with_gpu: Any = model_application(replace(SPEC, num_gpus=1.0), on_serving_machines=True)._bound_deployment
+    assert with_gpu.ray_actor_options["resources"] == {}
 
 
 @pytest.mark.parametrize("code_uri", [None, "s3://bucket/code.zip"])
@@ -134,3 +166,15 @@ def test_the_url_of_the_gateway(listener: Listener, url: str) -> None:
     deployments = {GATEWAY_DEPLOYMENT: {"deployment_config": {"user_config": gateway.user_config}}}
 
     assert gateway_url({"applications": {GATEWAY: {"deployments": deployments}}}) == url
+
+
+def test_the_pool_scales_from_zero_and_sends_a_model_to_the_replica_that_holds_it() -> None:
+    spec = PoolSpec(max_replicas=3, downscale_to_zero_delay_s=60.0, code_uri="s3://bucket/code.zip")
+    pool: Any = pool_application(spec)._bound_deployment
+    config = pool._deployment_config
+
+    assert (config.autoscaling_config.min_replicas, config.autoscaling_config.max_replicas) == (0, 3)
+    assert config.autoscaling_config.policy.policy_kwargs == {"downscale_to_zero_delay_s": 60.0}
+    assert config.request_router_config.get_request_router_class().__name__ == "ModelAffinityRouter"
+    assert pool.ray_actor_options["runtime_env"] == {"working_dir": "s3://bucket/code.zip"}
+    assert PoolSpec.from_user_config(pool.user_config) == spec

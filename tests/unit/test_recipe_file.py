@@ -222,3 +222,13 @@ def test_the_json_schema_describes_every_field() -> None:
     for section in [schema, *schema["$defs"].values()]:
         for name, field in section["properties"].items():
             assert field.get("description") or "$ref" in field, name
+
+
+def test_settings_of_own_replicas_are_refused_with_the_shared_pool_also_of_a_stored_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "serve: {pool: shared, max_replicas: 4, min_replicas: 0}\n")
+    (problem,) = problems(path)
+    assert problem.startswith("line 4: serve: with pool: shared there is no effect of max_replicas (default 2): ")
+    assert "`tuneserve pool`" in problem
+
+    shared = load_recipe(write(tmp_path, MINIMAL + "serve: {pool: shared, max_queued_requests: 9}\n"))
+    assert load_recipe(write(tmp_path, dump_recipe(shared))) == shared

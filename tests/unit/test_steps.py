@@ -10,8 +10,8 @@ import pytest
 
 import tune.promote
 import tune.trainer
-from common.cluster import Node, Resources
 from common.errors import DataError, InputError
+from common.machines import Node, Resources
 from common.recipe import Recipe
 from common.storage import read_json
 from common.tokenised import PreparedData

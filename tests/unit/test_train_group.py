@@ -3,8 +3,8 @@
 import pytest
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from common.cluster import Node, Resources
 from common.errors import ClusterError
+from common.machines import Node, Resources
 from common.recipe import Train
 from tune import train_group
 from tune.train_group import ENVIRONMENT, MAX_FAILURES, environment, reason, worker_group
