@@ -8,6 +8,7 @@ import itertools
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ PACKAGE = "chromium"
 """Debian's and Ubuntu's package."""
 
 START_TIMEOUT_S = 60.0
-WAIT_TIMEOUT_S = 20.0
+WAIT_TIMEOUT_S = 60.0
 
 _OPTIONS = (
     "--headless",
@@ -73,10 +74,14 @@ class Browser:
         command = [program, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         assert process.stderr is not None
+        reading = None
         try:
             line = next((line for line in process.stderr if line.startswith(_ANNOUNCED)), None)
             if line is None:
                 raise BrowserError(f"{program} ended with {process.wait()} before it listened")
+            # Or a full pipe would stop the browser.
+            reading = threading.Thread(target=process.stderr.read)
+            reading.start()
             address = line.removeprefix(_ANNOUNCED).strip()
             with connect(address, max_size=None, proxy=None, compression=None) as connection:
                 browser = cls(connection)
@@ -85,8 +90,10 @@ class Browser:
             process.wait(START_TIMEOUT_S)
         finally:
             process.kill()
-            process.stderr.close()
             process.wait()
+            if reading is not None:
+                reading.join()
+            process.stderr.close()
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         """The result of one command. Raises `BrowserError`; so does an answer that does not come."""
