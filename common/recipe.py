@@ -6,6 +6,7 @@ names (`_s` seconds). The JSON Schema that editors use comes from these classes 
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -201,6 +202,16 @@ class Tracking(Settings):
     experiment: str | None = None
     """MLflow experiment; when not given, the recipe's name."""
 
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _without_password(cls, uri: str | None) -> str | None:
+        if uri and urlsplit(uri).password:
+            raise ValueError(
+                "holds a password, and recipes are stored with every run; set MLFLOW_TRACKING_PASSWORD (a server) or "
+                "MLFLOW_TRACKING_URI (a database) in the environment instead"
+            )
+        return uri
+
 
 class Gate(Settings):
     """When a candidate replaces the champion: a paired bootstrap on the same test rows."""
@@ -250,10 +261,24 @@ class Registry(Settings):
 AuthMode = Literal["auto", "required", "none"]
 """When an endpoint asks for an API key."""
 
+PoolKind = Literal["own", "shared"]
+"""Whose replicas answer for an endpoint."""
+
+_OF_OWN_REPLICAS = (
+    "min_replicas",
+    "max_replicas",
+    "target_ongoing_requests",
+    "downscale_to_zero_delay_s",
+    "num_gpus",
+)
+
 
 class Serve(Settings):
     """The endpoint."""
 
+    pool: PoolKind = "own"
+    """Whose replicas answer: `own` ones, or the `shared` pool's, which holds many models and drops the least recently
+    used; `tuneserve pool` bounds it, and the settings of replicas below are not given then."""
     min_replicas: Annotated[int, Field(ge=0)] = 0
     """Replicas kept while idle; 0 costs nothing."""
     max_replicas: PositiveInt = 2
@@ -277,6 +302,18 @@ class Serve(Settings):
     def _ordered(self) -> Self:
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_are_its_own(self) -> Self:
+        # By value and not by what was given: a recipe that was stored names every setting.
+        defaults = {name: type(self).model_fields[name].default for name in _OF_OWN_REPLICAS}
+        given = [f"{name} (default {value})" for name, value in defaults.items() if getattr(self, name) != value]
+        if self.pool == "shared" and given:
+            raise ValueError(
+                f"with pool: shared there is no effect of {', '.join(given)}: `tuneserve pool` bounds its replicas; "
+                "leave out what is named, or choose pool: own"
+            )
         return self
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import RecipeError
 from common.recipe import BUILTIN, Recipe
+from common.tracking_address import without_password
 
 Location = tuple[str | int, ...]
 
@@ -231,7 +232,7 @@ def _describe(error: dict[str, Any], source: str, lines: dict[Location, int], or
     message = message[0].lower() + message[1:]
     given = error["input"]
     shown = "" if isinstance(given, BaseModel | dict) else f" (given: {given!r})"
-    return f"{where}{name}: {message}{shown}"
+    return without_password(f"{where}{name}: {message}{shown}")
 
 
 def _position(location: Location, lines: dict[Location, int], origins: dict[Location, str]) -> str:

@@ -4,7 +4,7 @@ The registry is the only thing that tuning and serving share. A version's artifa
 transformers model, `onnx/` (what `common.classifier` loads), `recipe.yaml` and the model card.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import fs
 
-from common.errors import RegistryError, TrackingError
+from common.errors import RegistryError
 from common.location import filesystem, join
 from common.model_settings import ONNX_FOLDER, WEIGHTS_FOLDER
-from common.tracking import open_client, sqlite_file
+from common.tracking import open_client, refusal, sqlite_file
+from common.tracking_address import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,6 +31,11 @@ CANDIDATE_ALIAS = "candidate"
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for a missing model or version, and for a missing alias."""
+
+_MAX_FILTER_CHARS = 2000
+"""Of names in one search, which a tracking server gets as a part of its URL."""
+
+_MAX_FOUND = 1000  # more than a search has names; MLflow allows no more
 
 _COMPLETE = "COMPLETE"  # written last into a copied folder: object stores cannot rename one
 
@@ -43,6 +49,14 @@ class ModelVersion:
     uri: str
     run_id: str
     tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AliasTarget:
+    """What an alias points to; `model_made_at` (milliseconds) tells a model from a later one of the same name."""
+
+    version: int
+    model_made_at: int
 
 
 class ModelRegistry:
@@ -70,6 +84,19 @@ class ModelRegistry:
         way_out = f"run `tuneserve promote` (or `tuneserve run`) with a recipe that registers {name!r}"
         with self._explained(f"no version of model {name!r} carries the alias {alias!r}", way_out):
             return self._version(self._client.get_model_version_by_alias(name, alias))
+
+    def alias_targets(self, names: Collection[str]) -> dict[tuple[str, str], AliasTarget]:
+        """What every alias of these models points to, by model and alias: one request for each hundred or so of them.
+
+        A model that is not there, or whose name has both kinds of quotes, is left out.
+        """
+        found = {}
+        with self._explained("the models cannot be searched", "see its models"):
+            for search in _searches(names):
+                for model in self._client.search_registered_models(search, max_results=_MAX_FOUND):
+                    for alias, version in model.aliases.items():
+                        found[model.name, alias] = AliasTarget(int(version), int(model.creation_timestamp))
+        return found
 
     def by_version(self, name: str, version: int) -> ModelVersion:
         """That version."""
@@ -200,8 +227,23 @@ class ModelRegistry:
         except (MlflowException, OSError) as error:
             absent = isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in _ABSENT
             if not absent:
-                raise TrackingError(f"{self.tracking_uri} refuses: {str(error).strip()}") from error
-            raise RegistryError(f"{problem} in {self.tracking_uri} ({str(error).strip()}); {way_out}") from error
+                raise refusal(self.tracking_uri, error) from error
+            raise RegistryError(
+                f"{problem} in {without_password(self.tracking_uri)} ({str(error).strip()}); {way_out}"
+            ) from error
+
+
+def _searches(names: Collection[str]) -> list[str]:
+    """MLflow's filters that find these models between them; a name with both kinds of quotes cannot be said in one."""
+    searches: list[str] = []
+    listed = ""
+    for name in sorted(name for name in names if not ("'" in name and '"' in name)):
+        quoted = f'"{name}"' if "'" in name else f"'{name}'"
+        if listed and len(listed) + len(quoted) > _MAX_FILTER_CHARS:
+            searches.append(listed)
+            listed = ""
+        listed += f", {quoted}" if listed else quoted
+    return [f"name IN ({listed})" for listed in [*searches, listed] if listed]
 
 
 def _replaced_tag(alias: str) -> str:

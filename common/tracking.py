@@ -10,28 +10,21 @@ import getpass
 import json
 import logging
 import os
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import urlsplit
-
-import httpx
 
 from common.errors import TrackingError
 from common.location import local_path
+from common.tracking_address import probe, refuse_password, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PROBE_TIMEOUT_S = 4.0
-"""A tracking server that has not answered by then is reported as not answering."""
-
 _SQLITE = "sqlite:///"
-_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}
 _MAX_METRICS = 900  # in a request; MLflow takes 1,000 entries
 _MAX_DIGEST_LENGTH = 36  # of MLflow's dataset table
 _QUIET = {
@@ -94,6 +87,7 @@ def open_client(uri: str) -> "MlflowClient":
 
     Raises `TrackingError` within seconds when nothing answers at `uri`.
     """
+    refuse_password(uri)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -103,7 +97,7 @@ def open_client(uri: str) -> "MlflowClient":
     set_telemetry_client()  # type: ignore[no-untyped-call]
     if "MLFLOW_LOGGING_LEVEL" in os.environ:
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
-    _probe(uri)
+    probe(uri)
     with _explained(uri), _database_lock(uri):
         return mlflow.MlflowClient(uri, registry_uri=uri)
 
@@ -230,6 +224,11 @@ class Tracker:
         with _explained(self.uri):
             self.client.update_run(run_id, status="RUNNING")
 
+    def discard(self, run_id: str) -> None:
+        """Deletes a run."""
+        with _explained(self.uri):
+            self.client.delete_run(run_id)
+
     def finish(self, run_id: str, status: RunStatus = "FINISHED", ended_at_ms: int | None = None) -> None:
         """Ends a run, now or in the past."""
         with _explained(self.uri):
@@ -275,38 +274,6 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
     return (database.parent / "mlflow-artifacts" / experiment).as_uri() if database else None
 
 
-def _probe(uri: str) -> None:
-    """Any answer below 500 will do: MLflow itself would retry a silent server for minutes."""
-    way_out = "start it, or correct tracking.mlflow_uri, MLFLOW_TRACKING_URI"
-    scheme = uri.partition("://")[0].partition("+")[0]
-    if scheme in _DATABASE_PORTS:
-        _probe_database(uri, _DATABASE_PORTS[scheme], way_out)
-    if scheme not in {"http", "https"}:
-        return
-    try:
-        status = httpx.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).status_code
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
-        raise TrackingError(f"the tracking server {uri} does not answer ({reason}); {way_out}") from error
-    if status >= 500:
-        raise TrackingError(f"the tracking server {uri} answers with status {status}; {way_out}")
-
-
-def _probe_database(uri: str, default_port: int, way_out: str) -> None:
-    """Connects to the database server's port and no more; the error leaves out the URI, which may hold a password."""
-    try:
-        parts = urlsplit(uri)
-        host, port = parts.hostname, parts.port or default_port
-    except ValueError:  # several hosts, say: what the driver accepts is its own matter
-        return
-    if not host:  # a socket of this machine
-        return
-    try:
-        socket.create_connection((host, port), PROBE_TIMEOUT_S).close()
-    except OSError as error:
-        raise TrackingError(f"the tracking database at {host}:{port} does not answer ({error}); {way_out}") from error
-
-
 @contextmanager
 def _database_lock(uri: str) -> Iterator[None]:
     """Lets one process at a time migrate an SQLite database and create experiments in it."""
@@ -332,4 +299,11 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise TrackingError(f"{uri} refuses: {str(error).strip()}") from error
+        raise refusal(uri, error) from error
+
+
+def refusal(uri: str, error: Exception) -> TrackingError:
+    """What a tracking server answered, for people."""
+    reason = str(error).strip()
+    way_out = "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if "error code 401" in reason else ""
+    return TrackingError(f"{without_password(uri)} refuses: {reason}{way_out}")

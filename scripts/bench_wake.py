@@ -9,15 +9,18 @@ is up. Then, some twenty times: wait until the endpoint has no replica, post one
 The standby answers first; it has dropped the model when the endpoint's own replica took over, so each round loads it
 anew. What the replica itself takes is stated apart: Serve's decision and the lease of a process, the process's start
 and imports, Serve's own set-up, the model. The baseline is that replica: the wait without a standby.
+
+Then the shared pool (scripts/shared_pool.py): endpoints whose models are copies of this one are deployed on it, and
+each is asked for the first time while the pool is awake.
+
+    python -m scripts.bench_wake recipes/quickstart.yaml --shared 300     # also what as many cost while nobody asks
 """
 
-import json
 import time
 from statistics import median
 from typing import Any
 
 import click
-import httpx
 import numpy as np
 import psutil
 import ray
@@ -27,14 +30,14 @@ from common.cluster import connect
 from common.errors import ServingError
 from scripts.benchmark import Figure, run
 from scripts.display import say, step
-from scripts.served import Served, served
+from scripts.served import Served, ask, served, wait
+from scripts.shared_pool import measure_pool
 from serve.backend import DEPLOYMENT, STANDBY
 
 DELAY_S = 1
 """After which the endpoint sleeps."""
 
 CHANGE_TIMEOUT_S = 60.0
-LOOK_INTERVAL_S = 0.02
 PHASES = ("decision and lease", "process and imports", "Serve's set-up", "model")
 
 
@@ -42,14 +45,17 @@ PHASES = ("decision and lease", "process and imports", "Serve's set-up", "model"
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1)
 @click.option("--rounds", default=20, show_default=True, help="Wakes.")
+@click.option("--shared", default=21, show_default=True, help="Endpoints on the shared pool.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-def main(recipe: str, overrides: tuple[str, ...], rounds: int, as_json: bool) -> None:
+def main(recipe: str, overrides: tuple[str, ...], rounds: int, shared: int, as_json: bool) -> None:
     """Measures wakes from zero replicas."""
 
     def measure() -> list[Figure]:
         delay = f"serve.downscale_to_zero_delay_s={DELAY_S}"
         with served(recipe, [delay, *overrides], by_job=True) as endpoint, connect(private=False):
-            return _measure(endpoint, rounds)
+            figures = _measure(endpoint, rounds)
+            own_s = next(figure.baseline for figure in figures if figure.name == "wake_p50_s")
+            return [*figures, *measure_pool(endpoint, num_endpoints=shared, rounds=rounds, baseline_s=own_s)]
 
     run(measure, as_json=as_json)
 
@@ -59,12 +65,12 @@ def _measure(endpoint: Served, rounds: int) -> list[Figure]:
     answers: list[float] = []
     replicas: list[tuple[float, ...]] = []
     for number in range(rounds):
-        _wait(endpoint.url, "asleep")
+        wait(endpoint.url, "asleep")
         text = endpoint.texts[number % len(endpoint.texts)]
         asked_at = time.time()
-        answers.append(_ask(endpoint.url, text))
+        answers.append(ask(endpoint.url, text))
         standby_load_s = _times(STANDBY)["load"] - asked_at
-        _wait(endpoint.url, "awake")
+        wait(endpoint.url, "awake")
         replicas.append(_phases(asked_at, _times(endpoint.job.recipe.name)))
         say(
             f"  {number + 1:>2}: answer after {answers[-1]:.3f} s (model loaded after {standby_load_s:.3f} s); own "
@@ -73,9 +79,9 @@ def _measure(endpoint: Served, rounds: int) -> list[Figure]:
     medians = [median(column) for column in zip(*replicas, strict=True)]
     say("  own replica, medians: " + ", ".join(f"{name} {s:.2f} s" for name, s in zip(PHASES, medians, strict=True)))
     own = [sum(phases) for phases in replicas]
-    warm = [_ask(endpoint.url, text) for text in endpoint.texts[:rounds]]
+    warm = [ask(endpoint.url, text) for text in endpoint.texts[:rounds]]
     say(f"  awake: p50 {median(warm) * 1000:.1f} ms")
-    _wait(endpoint.url, "asleep")
+    wait(endpoint.url, "asleep")
     memory = _standby_memory_mb()
     say(f"  memory while all sleep: standby {memory:.0f} MB of its own")
     return [
@@ -85,27 +91,6 @@ def _measure(endpoint: Served, rounds: int) -> list[Figure]:
         ),
         Figure("wake_standby_mb", memory, "MB", more_is_better=False),
     ]
-
-
-def _ask(url: str, text: str) -> float:
-    """Seconds to the answer, on a connection of its own."""
-    body = json.dumps({"text": text})
-    started = time.perf_counter()
-    response = httpx.post(
-        f"{url}/classify", content=body, headers={"content-type": "application/json"}, timeout=60.0, trust_env=False
-    )
-    seconds = time.perf_counter() - started
-    if response.status_code != 200:
-        raise ServingError(f"{url}/classify answered {response.status_code}: {response.text}")
-    return seconds
-
-
-def _wait(url: str, state: str) -> None:
-    deadline = time.monotonic() + CHANGE_TIMEOUT_S
-    while httpx.get(f"{url}/healthz", trust_env=False).json()["state"] != state:
-        if time.monotonic() > deadline:
-            raise ServingError(f"{url} is not {state} after {CHANGE_TIMEOUT_S:.0f} s")
-        time.sleep(LOOK_INTERVAL_S)
 
 
 def _times(application: str) -> dict[str, float]:

@@ -23,7 +23,7 @@ Command = Callable[..., dict[str, Any]]
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
-JOB_COMMANDS = ("check", "train", "sweep", "promote", "deploy", "run", "predict", "rollback")
+JOB_COMMANDS = ("check", "train", "sweep", "promote", "deploy", "run", "predict", "rollback", "pool")
 """What can run as a Ray job."""
 
 _PLACES = (
@@ -408,6 +408,25 @@ def status(storage: str | None) -> dict[str, Any]:
     from scripts.serving import status
 
     return status(storage=storage)
+
+
+@command(
+    *_PLACES,
+    click.option("--max-replicas", type=click.IntRange(min=1), help="Replicas under load (default 2)."),
+    click.option(
+        "--memory-gb", type=click.FloatRange(min=0, min_open=True), help="Loaded models in each replica (default 2)."
+    ),
+    click.option(
+        "--downscale-to-zero-delay-s",
+        type=click.FloatRange(min=0),
+        help="Idle time after which the last replica goes (default 300).",
+    ),
+)
+def pool(**arguments: Any) -> dict[str, Any]:
+    """Show the shared pool of replicas, or set what bounds it: for endpoints with serve.pool=shared."""
+    from scripts.pooling import show_or_bound
+
+    return show_or_bound(**arguments)
 
 
 @main.group()

@@ -12,7 +12,8 @@ from typing import Any, Self
 from common.cluster import in_job
 from common.cluster_record import read_record
 from common.errors import InputError
-from common.location import is_url, join
+from common.lease import lease
+from common.location import is_url, join, refuse_unreachable
 from common.recipe import Recipe
 from common.recipe_file import dump_recipe, load_recipe
 from common.storage import folders_in, read_json
@@ -125,12 +126,20 @@ class Job:
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Refuses a second process on the same recipe and storage of this machine while one is at work."""
+        """Refuses a second process on the same recipe and storage while one is at work.
+
+        Raises InputError as well when the storage cannot be reached: what comes after this is patient with it.
+        """
         import fcntl
 
         path = Path(self.runs) / f".{self.recipe.name}.lock"
-        if is_url(self.storage) or path in _held:
+        if path in _held:
             yield
+            return
+        if is_url(self.storage):
+            refuse_unreachable(self.storage)
+            with lease(join(self.runs, path.name), f"{self.recipe.name!r} in {self.storage}"), _holding(path):
+                yield
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+") as lock:
@@ -141,11 +150,17 @@ class Job:
                     f"another command is at work on {self.recipe.name!r} in {self.storage}; wait for it, or choose "
                     "another name or --storage"
                 ) from None
-            _held.add(path)
-            try:
+            with _holding(path):
                 yield
-            finally:
-                _held.discard(path)
+
+
+@contextmanager
+def _holding(path: Path) -> Iterator[None]:
+    _held.add(path)
+    try:
+        yield
+    finally:
+        _held.discard(path)
 
 
 def stored_runs(storage: str) -> list[tuple[str, dict[str, Any] | None]]:

@@ -16,6 +16,7 @@ from common.errors import InputError
 from common.location import local_path
 from common.recipe import Recipe
 from common.search_range import Point
+from common.tracking_address import without_password
 from scripts.display import duration, say, step
 from scripts.job import Job
 from serve.placement import check_gpus
@@ -48,7 +49,7 @@ def make_plan(job: Job, splits: Splits, points: Sequence[Point], *, measure: boo
         )
         if points:
             say(f"  the first {len(points)} trials start from " + _origin(recipe))
-        say(f"  storage {job.storage}, tracking {job.tracking_uri}")
+        say(f"  storage {job.storage}, tracking {without_password(job.tracking_uri)}")
         cost = asdict(measured_cost(recipe, splits, allocation)) if measure else {}
     return {
         "trials": recipe.search.num_trials,

@@ -5,13 +5,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from common.cluster import down
 from common.dataset import load_splits
+from common.errors import ServingError
 from common.location import local_path
 from common.ray_environment import PROJECT_ROOT
 from common.ray_head import free_port
@@ -19,6 +23,9 @@ from common.registry import ModelRegistry
 from scripts.job import Job
 from scripts.serving import deploy, up_gateway
 from scripts.steps import promote, train
+
+CHANGE_TIMEOUT_S = 60.0
+LOOK_INTERVAL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -63,3 +70,25 @@ def _deploy_by_job(recipe: str, overrides: Sequence[str]) -> str:
     command = [sys.executable, "-m", "scripts.cli", "submit", "--json", "--", "deploy", recipe, *overrides]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
     return str(json.loads(done.stdout)["url"])
+
+
+def ask(url: str, text: str) -> float:
+    """Seconds to the answer, on a connection of its own."""
+    body = json.dumps({"text": text})
+    started = time.perf_counter()
+    response = httpx.post(
+        f"{url}/classify", content=body, headers={"content-type": "application/json"}, timeout=60.0, trust_env=False
+    )
+    seconds = time.perf_counter() - started
+    if response.status_code != 200:
+        raise ServingError(f"{url}/classify answered {response.status_code}: {response.text}")
+    return seconds
+
+
+def wait(url: str, state: str) -> None:
+    """Until the endpoint is in that state. Raises `ServingError`."""
+    deadline = time.monotonic() + CHANGE_TIMEOUT_S
+    while httpx.get(f"{url}/healthz", trust_env=False).json()["state"] != state:
+        if time.monotonic() > deadline:
+            raise ServingError(f"{url} is not {state} after {CHANGE_TIMEOUT_S:.0f} s")
+        time.sleep(LOOK_INTERVAL_S)

@@ -33,19 +33,22 @@ def deploy(job: Job, canary: CanarySettings | None = None) -> Result:
     With `canary`, a candidate stands beside it, which takes an endpoint that is there already.
     """
     recipe = job.recipe
-    if canary is not None and not _is_cluster_at_hand():
+    if canary is not None and not is_cluster_at_hand():
         raise ClusterError(
             f"no cluster is up, so there is no endpoint {recipe.name!r} for a candidate to stand beside; deploy the "
             "champion first: tuneserve deploy RECIPE"
         )
     ModelRegistry(job.tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)  # before a cluster starts
-    with _gateway(job) as code_uri:
+    with gateway_at_hand(job.storage, job.tracking_uri) as code_uri:
         step("Endpoint")
         deployed = deploy_endpoint(
             recipe, tracking_uri=job.tracking_uri, storage=job.storage, code_uri=code_uri, canary=canary
         )
     say(f"  {deployed.url}/classify answers with {deployed.model} version {deployed.version}")
-    say(f"  replicas {recipe.serve.min_replicas} to {recipe.serve.max_replicas}; the first request wakes it")
+    if recipe.serve.pool == "shared":
+        say("  the shared pool holds its model from its first request on: see `tuneserve pool`")
+    else:
+        say(f"  replicas {recipe.serve.min_replicas} to {recipe.serve.max_replicas}; the first request wakes it")
     if deployed.ended_canary is not None:
         say(f"  the comparison with version {deployed.ended_canary} has ended with this deployment, undecided")
     result = {"url": deployed.url, "model": deployed.model, "version": deployed.version}
@@ -148,7 +151,7 @@ def up_gateway(
 
 
 @contextmanager
-def _gateway(job: Job) -> Iterator[str | None]:
+def gateway_at_hand(storage: str, tracking_uri: str) -> Iterator[str | None]:
     """Connected to a cluster whose gateway runs; yields where replicas get their code, None for the installed one.
 
     A Ray job, and a driver that RAY_ADDRESS sends elsewhere, use the cluster they are on; others start the local one.
@@ -156,11 +159,11 @@ def _gateway(job: Job) -> Iterator[str | None]:
     record = read_record()
     elsewhere = os.environ.get("RAY_ADDRESS") not in (None, "", record and record.address)
     if not in_job() and not elsewhere:
-        up_gateway(job.storage, job.tracking_uri)
+        up_gateway(storage, tracking_uri)
         with connect(private=False):
             yield None
         return
-    code_uri = code_archive(job.storage)
+    code_uri = code_archive(storage)
     with connect(private=False):
         start_gateway(GATEWAY_HOST, GATEWAY_PORT, code_uri=code_uri)
         yield code_uri
@@ -171,7 +174,7 @@ def roll_back(name: str, *, alias: str, storage: str | None, mlflow_uri: str | N
     tracking_uri = tracking_location(mlflow_uri, storage_location(storage))
     before, after = ModelRegistry(tracking_uri).rollback(name, alias)
     say(f"{name}@{alias}: version {before} -> {after}")
-    if _is_cluster_at_hand():
+    if is_cluster_at_hand():
         with connect(private=False):
             for endpoint in endpoints():
                 if (endpoint.model, endpoint.alias, endpoint.tracking_uri) == (name, alias, tracking_uri):
@@ -186,13 +189,15 @@ def status(*, storage: str | None) -> Result:
     record = read_record()
     runs = _runs(place)
     running: list[Result] = []
-    if _is_cluster_at_hand():
+    if is_cluster_at_hand():
         with connect(private=False):
             running = [asdict(endpoint) for endpoint in endpoints()]
     say(f"cluster   {record.address}, dashboard {record.dashboard_url}" if record else "cluster   none is up")
     for endpoint in running:
         version = endpoint["version"] or "?"
-        say(f"endpoint  {endpoint['url']}  version {version}  {endpoint['state']}, {endpoint['replicas']} replicas")
+        whose = " of the shared pool" if endpoint["pool"] == "shared" else ""
+        replicas = f"{endpoint['replicas']} replicas{whose}"
+        say(f"endpoint  {endpoint['url']}  version {version}  {endpoint['state']}, {replicas}")
         if endpoint["canary"] is not None:
             say(f"          {canary_status_line(endpoint['canary'])}")
     for entry in runs:
@@ -202,7 +207,7 @@ def status(*, storage: str | None) -> Result:
     return {"cluster": asdict(record) if record else None, "sweeps": runs, "endpoints": running}
 
 
-def _is_cluster_at_hand() -> bool:
+def is_cluster_at_hand() -> bool:
     """Whether there is a cluster to ask: the local one, a job's own, or the one that RAY_ADDRESS names."""
     return read_record() is not None or in_job() or os.environ.get("RAY_ADDRESS") not in (None, "", "local")
 

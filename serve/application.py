@@ -13,14 +13,16 @@ import ray.serve
 
 from common.cluster import offers, resources
 from common.errors import InputError, ServingError
-from common.recipe import Recipe
+from common.recipe import PoolKind, Recipe
 from common.registry import ModelRegistry
-from serve.backend import STANDBY, endpoints_in
+from serve import shared_specs
+from serve.backend import STANDBY, all_endpoints, endpoints_in, pool_in
 from serve.canary_settings import CanarySettings
 from serve.endpoints import GATEWAY, Deployment, EndpointSpec
 from serve.gateway_server import Listener, Tls
 from serve.health import State
 from serve.placement import check_gpus
+from serve.pool import POOL, Pool, PoolSpec
 from serve.ray_serve import (
     REPLICA_RESOURCE,
     check_port_is_free,
@@ -28,6 +30,7 @@ from serve.ray_serve import (
     gateway_health,
     gateway_url,
     model_application,
+    pool_application,
     quiet,
     run,
     serve_details,
@@ -37,7 +40,8 @@ from serve.ray_serve import (
 
 START_TIMEOUT_S = 90.0
 FOLLOW_TIMEOUT_S = 30.0
-POLL_EVERY_S = 0.1
+POLL_EVERY_S = 0.03
+"""Often: waiting is most of what the deployment of an endpoint on the shared pool takes."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class EndpointState:
     version: int | None
     replicas: int
     state: State
+    pool: PoolKind
     canary: dict[str, Any] | None = None
     """`serve.health.CanaryHealth` of the candidate, if there is or was one."""
 
@@ -104,10 +109,11 @@ def deploy_endpoint(
     `InputError` for a canary beside no endpoint, and `ServingError` when the endpoint does not come up.
     """
     champion = ModelRegistry(tracking_uri).by_alias(recipe.registered_model, recipe.registry.alias)
-    url = f"{_gateway_url()}/{recipe.name}"
+    details = serve_details() or {}
+    url = f"{gateway_url(details)}/{recipe.name}"
     if recipe.serve.num_gpus:
         check_gpus(recipe.serve, resources())
-    running = _deployed().get(recipe.name)
+    running = all_endpoints(details, shared_specs.shared_specs()).get(recipe.name)
     if running is None and canary is not None:
         raise InputError(
             f"there is no endpoint {recipe.name!r} for a candidate to stand beside; deploy the champion first: "
@@ -118,9 +124,7 @@ def deploy_endpoint(
     if before is not None and (before.is_like(canary) if runs else canary is None):
         canary = before  # it goes on, or still tells how it ended
     spec = endpoint_spec(recipe, tracking_uri, storage, code_uri, canary)
-    if running is None or running.spec != spec:
-        run(model_application(spec, on_serving_machines=offers(REPLICA_RESOURCE)), recipe.name)
-        _wait_until_running(recipe.name)
+    (_deploy_shared if spec.pool == "shared" else _deploy_own)(recipe.name, spec, details)
     follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
     _follow_canary(recipe.name, canary)
     ended = before.version if before is not None and runs and before != canary else None
@@ -143,6 +147,7 @@ def endpoint_spec(
         downscale_to_zero_delay_s=recipe.serve.downscale_to_zero_delay_s,
         code_uri=code_uri,
         auth=recipe.serve.auth,
+        pool=recipe.serve.pool,
         num_gpus=recipe.serve.num_gpus,
         request_log=recipe.serve.request_log,
         canary=canary,
@@ -165,6 +170,38 @@ def _follow_canary(name: str, canary: CanarySettings | None) -> None:
     _wait_until(follows, FOLLOW_TIMEOUT_S, f"the gateway does not take over the canary of {name!r}")
 
 
+def _deploy_own(name: str, spec: EndpointSpec, details: dict[str, Any]) -> None:
+    running = endpoints_in(details).get(name)
+    if running is None or running.spec != spec:
+        run(model_application(spec, on_serving_machines=offers(REPLICA_RESOURCE)), name)
+        _wait_until_running(name)
+    if name in shared_specs.shared_specs():  # only now: the pool has answered until here
+        shared_specs.remove(name)
+    _wait_until_answered_by(name, "own")
+
+
+def _deploy_shared(name: str, spec: EndpointSpec, details: dict[str, Any]) -> None:
+    if pool_in(details) is None:
+        set_pool(PoolSpec(code_uri=spec.code_uri))
+    if shared_specs.shared_specs().get(name) != spec:
+        shared_specs.put(name, spec)
+    _wait_until_answered_by(name, "shared")
+    if name in endpoints_in(details):  # only now: its own replicas have answered until here
+        with quiet():
+            ray.serve.delete(name)
+
+
+def pool() -> Pool | None:
+    """The shared pool of this cluster; None when there is none."""
+    return pool_in(serve_details() or {})
+
+
+def set_pool(spec: PoolSpec) -> None:
+    """Starts the shared pool, or bounds the running one anew; wakes nothing. Raises `ServingError`."""
+    run(pool_application(spec, on_serving_machines=offers(REPLICA_RESOURCE)), POOL)
+    _wait_until_running(POOL)
+
+
 def follow_alias(name: str, version: int, timeout_s: float = FOLLOW_TIMEOUT_S) -> None:
     """Waits until the gateway answers for `name` with `version`. Raises `ServingError` after `timeout_s`."""
 
@@ -174,6 +211,16 @@ def follow_alias(name: str, version: int, timeout_s: float = FOLLOW_TIMEOUT_S) -
 
     problem = (_health(name) or {}).get("problem") or "see `tuneserve status`"
     _wait_until(follows, timeout_s, f"endpoint {name!r} does not follow to version {version} ({problem})")
+
+
+def _wait_until_answered_by(name: str, pool: PoolKind) -> None:
+    """Waits until the gateway sends an endpoint's batches to those replicas. Raises `ServingError`."""
+
+    def is_known() -> bool:
+        return (gateway_health(look_first=True) or {}).get(name, {}).get("pool") == pool
+
+    problem = f"the gateway does not take over that {name!r} has pool: {pool}; see `tuneserve status`. It had not"
+    _wait_until(is_known, FOLLOW_TIMEOUT_S, problem)
 
 
 def endpoints() -> list[EndpointState]:
@@ -193,6 +240,7 @@ def endpoints() -> list[EndpointState]:
             version=known.get(name, {}).get("version"),
             replicas=found.num_running,
             state=known.get(name, {}).get("state", found.state),
+            pool=found.spec.pool,
             canary=known.get(name, {}).get("canary"),
         )
         for name, found in sorted(deployed.items())
@@ -204,8 +252,10 @@ def remove_endpoint(name: str) -> None:
     deployed = _deployed()
     if name not in deployed:
         raise ServingError(f"there is no endpoint {name!r}; there are: {', '.join(sorted(deployed)) or 'none'}")
-    with quiet():
-        ray.serve.delete(name)
+    shared_specs.remove(name)
+    if name in endpoints_in(serve_details() or {}):
+        with quiet():
+            ray.serve.delete(name)
     _wait_until(lambda: _health(name) is None, FOLLOW_TIMEOUT_S, f"the gateway still answers for {name!r}")
 
 
@@ -214,7 +264,8 @@ def _gateway_url() -> str:
 
 
 def _deployed() -> dict[str, Deployment]:
-    return endpoints_in(serve_details() or {})
+    details = serve_details()
+    return all_endpoints(details, shared_specs.shared_specs()) if details else {}
 
 
 def _health(name: str) -> dict[str, Any] | None:

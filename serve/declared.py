@@ -52,8 +52,16 @@ def standby(arguments: StandbyArguments) -> ray.serve.Application:  # noqa: ARG0
 
 
 def endpoint(arguments: EndpointArguments) -> ray.serve.Application:
-    """The application of one endpoint. Raises `RecipeError`, and `InputError` when the environment lacks a place."""
+    """The application of one endpoint. Raises `RecipeError`, and `InputError` for one that has none.
+
+    The latter also when the environment lacks a place.
+    """
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if recipe.serve.pool == "shared":
+        raise InputError(
+            f"{arguments.recipe}: with serve.pool: shared an endpoint has no application of its own; deploy it with "
+            "`tuneserve deploy`, or declare it with the override serve.pool=own"
+        )
     spec = endpoint_spec(
         recipe,
         tracking_uri=recipe.tracking.mlflow_uri or _from_environment("MLFLOW_TRACKING_URI"),

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from common.errors import RegistryError, ServingError
 from common.model_settings import ModelSettings
-from common.recipe import AuthMode
+from common.recipe import AuthMode, PoolKind
 from common.request_log_settings import RequestLog
 from serve.batching import Answer, Batcher, ServedVersion, Text
 from serve.canary import Canary
@@ -43,7 +43,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EndpointSpec:
-    """What an endpoint was deployed with; Serve keeps it as the deployment's `user_config`."""
+    """What an endpoint was deployed with.
+
+    Serve keeps it as the deployment's `user_config`, or `serve.shared_specs` where the pool answers.
+    """
 
     model: str
     alias: str
@@ -56,6 +59,7 @@ class EndpointSpec:
     downscale_to_zero_delay_s: float
     code_uri: str | None = None
     auth: AuthMode = "auto"
+    pool: PoolKind = "own"
     num_gpus: float = 0.0
     request_log: RequestLog | None = None
     canary: CanarySettings | None = None
@@ -82,7 +86,7 @@ class EndpointSpec:
 
 @dataclass(frozen=True)
 class Deployment:
-    """An endpoint as Serve has it."""
+    """An endpoint as Serve has it; one of the shared pool has the pool's replicas."""
 
     spec: EndpointSpec
     num_running: int
@@ -154,6 +158,7 @@ class Endpoint:
             model=self.spec.model,
             version=self.served.version if self.served else None,
             problem=self.problem,
+            pool=self.spec.pool,
             canary=self.canary.health() if self.canary else None,
         )
 
@@ -178,8 +183,10 @@ class Endpoint:
             if self.canary is not None:
                 await self.canary.follow(self.served)
         except Exception as error:  # whatever a tracking server or an object store can raise
-            self.problem = str(error) or type(error).__name__
-            logger.warning("%s keeps version %s: %s", self.name, self.served and self.served.version, self.problem)
+            problem = str(error) or type(error).__name__
+            if problem != self.problem:  # once, and not every two seconds for each of hundreds
+                logger.warning("%s keeps version %s: %s", self.name, self.served and self.served.version, problem)
+            self.problem = problem
         finally:
             self._asking = False
             self._asked.set()

@@ -9,8 +9,7 @@ import hashlib
 import logging
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,11 @@ from common.errors import InputError, ModelError, ServingError
 from common.location import cached_copy, local_path
 from common.model_settings import weights_beside
 from serve.autoscaling import IDLE_METRIC
+from serve.engines import Engines
+from serve.turns import Turns
 
 NUM_KEPT = 2
 """Versions held in memory: the present one and the one before it, which a rollback or a late batch asks for."""
-
-NUM_KEPT_BY_STANDBY = 4
-"""Models of endpoints that wake; each goes on in a replica of its own."""
 
 _IMPORTED_AT = time.time()
 logger = logging.getLogger(__name__)
@@ -68,36 +66,6 @@ def load_on_gpu(uri: str) -> Classifier:
     return gpu.load(fetch(uri), fetch(weights_beside(uri)))
 
 
-class Engines:
-    """The most recently used classifiers by (URI, version); each is loaded once, off the event loop."""
-
-    def __init__(self, load: Callable[[str], Classifier], num_kept: int = NUM_KEPT) -> None:
-        self._load = load
-        self._num_kept = num_kept
-        self._tasks: OrderedDict[tuple[str, int], asyncio.Task[Classifier]] = OrderedDict()
-
-    async def get(self, uri: str, version: int) -> Classifier:
-        """The classifier at `uri`. Raises what `load` raises; the next call then tries again."""
-        key = (uri, version)
-        if key not in self._tasks:
-            self._tasks[key] = asyncio.create_task(asyncio.to_thread(self._load, uri))
-        self._tasks.move_to_end(key)
-        while len(self._tasks) > self._num_kept:
-            self._tasks.popitem(last=False)
-        task = self._tasks[key]
-        try:
-            # A caller that goes away must not take the load with it: others wait for the same version.
-            return await asyncio.shield(task)
-        except Exception:
-            if self._tasks.get(key) is task:
-                del self._tasks[key]
-            raise
-
-    def drop(self, uri: str, version: int) -> None:
-        """Forgets a classifier; batches that it is at work on end as usual."""
-        self._tasks.pop((uri, version), None)
-
-
 def _classify(engine: Classifier, texts: Sequence[Text]) -> list[Prediction]:
     """A prediction for each text, by halves when the whole fails: who sent a text that the model fails on fails alone.
 
@@ -122,7 +90,7 @@ class Model:
         self._load_model = load_on_gpu if on_gpu else load
         self._engines = Engines(self._load, num_kept)
         # One forward pass at a time: it takes one core, and two would only delay each other.
-        self._core = asyncio.Lock()
+        self._core = Turns()
         self._num_calls = 0
         self._worked_at = time.monotonic()
         self._times = {"init": time.time()}
@@ -151,7 +119,7 @@ class Model:
         """
         with self._at_work():
             engine = await self._engine(uri, version)
-            async with self._core:
+            async with self._core.take(uri):
                 predictions = await asyncio.to_thread(_classify, engine, texts)
         return [vars(found) for found in predictions]
 
@@ -178,3 +146,20 @@ class Model:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `serve.autoscaling.IdlePolicy` decides by; Serve calls this several times a minute."""
         return {IDLE_METRIC: 0.0 if self._num_calls else time.monotonic() - self._worked_at}
+
+
+class PooledModel(Model):
+    """The Serve deployment of the shared pool: the models of many endpoints, as many as fit into its memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._engines = Engines(self._load, num_kept=None, size=_num_bytes)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Takes over how much the loaded models may hold: `user_config` is a `serve.pool.PoolSpec`."""
+        self._engines.bound(int(user_config["memory_gb"] * 1e9))
+
+
+def _num_bytes(uri: str) -> int:
+    """What the model in the folder `uri` is expected to take: the size of its files. Raises `ModelError`."""
+    return sum(file.stat().st_size for file in fetch(uri).iterdir())

@@ -59,11 +59,14 @@ class GatewayReplica:
         if self._server is not None:
             self._server.check()
 
-    async def health(self) -> list[dict[str, Any]]:
-        """What `/healthz` tells of the endpoints, for drivers: Ray has let them in, so they need no API key."""
+    async def health(self, *, look_first: bool = False) -> list[dict[str, Any]]:
+        """What `/healthz` tells of the endpoints, for drivers: Ray has let them in, so they need no API key.
+
+        With `look_first` it looks at the deployments however fresh the last look is: one of them has just changed.
+        """
         if self._endpoints is None:
             return []
-        await self._endpoints.look_again()
+        await (self._endpoints.look_at_deployments() if look_first else self._endpoints.look_again())
         return [health.model_dump() for health in self._endpoints.health()]
 
     async def __del__(self) -> None:

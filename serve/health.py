@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from common.recipe import PoolKind
+
 State = Literal["asleep", "waking", "awake"]
 """`asleep`: no replica; `waking`: one is on its way; `awake`: at least one answers."""
 
@@ -48,6 +50,7 @@ class EndpointHealth(BaseModel):
     model: str = Field(description="The registered model.")
     version: int | None = Field(description="The version that answers; null until the registry has been reached.")
     problem: str | None = Field(None, description="Why the registry could not be asked just now.")
+    pool: PoolKind = Field("own", description="Whose replicas these are: its own, or the shared pool's.")
     canary: CanaryHealth | None = Field(None, description="The candidate beside the champion, if there is or was one.")
 
 

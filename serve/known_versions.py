@@ -52,5 +52,6 @@ class KnownVersions:
             return None
 
     def _path(self, spec: EndpointSpec) -> Path:
-        entry = json.dumps([spec.tracking_uri, spec.model, spec.alias, spec.storage])
+        # Replicas on GPUs are given another folder of the same version.
+        entry = json.dumps([spec.tracking_uri, spec.model, spec.alias, spec.storage, spec.num_gpus > 0])
         return self._folder / f"{hashlib.sha256(entry.encode()).hexdigest()[:16]}.json"

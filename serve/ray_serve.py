@@ -12,22 +12,27 @@ import ray
 import ray.exceptions
 import ray.serve
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, ProxyLocation
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, ProxyLocation, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from common.errors import ClusterError
-from serve.backend import DEPLOYMENT
+from serve.backend import DEPLOYMENT, NUM_KEPT_BY_STANDBY
 from serve.endpoints import GATEWAY, EndpointSpec
-from serve.engine import NUM_KEPT_BY_STANDBY, Model
+from serve.engine import Model, PooledModel
 from serve.gateway_replica import GatewayReplica
 from serve.gateway_server import Listener
+from serve.pool import TARGET_ONGOING_BATCHES, PoolSpec
 
 HEALTH_CHECK_PERIOD_S = 0.5
 """How often Serve looks whether a process is still there. A killed one is missed for as long; a look costs nothing."""
 
 MAX_STANDBY_BATCHES = 100
 """Batches of all endpoints at once that wake; each endpoint has a few open."""
+
+MAX_POOL_BATCHES = 200
+"""Batches of all endpoints at once in a replica of the pool: those whose model is being loaded must not keep others
+out, and whose turn is next is decided there."""
 
 LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 """Serve's log line for each request costs about as much as the rest of its hop."""
@@ -64,8 +69,8 @@ def gateway_url(details: dict[str, Any]) -> str:
     return replace(listener, host=host).url
 
 
-def gateway_health(timeout_s: float = 5.0) -> dict[str, dict[str, Any]] | None:
-    """How the gateway's endpoints are, by name; None while it does not answer.
+def gateway_health(timeout_s: float = 5.0, *, look_first: bool = False) -> dict[str, dict[str, Any]] | None:
+    """How the gateway's endpoints are, by name; None while it does not answer. With `look_first` it looks at once.
 
     It is asked through Ray, which knows this driver, and not over HTTP: that would take an API key, a certificate that
     this machine trusts, and a way to where the gateway listens.
@@ -73,7 +78,8 @@ def gateway_health(timeout_s: float = 5.0) -> dict[str, dict[str, Any]] | None:
     with quiet():
         handle: Any = ray.serve.get_deployment_handle(GATEWAY_DEPLOYMENT, app_name=GATEWAY, _check_exists=False)
         try:
-            return {health["name"]: health for health in handle.health.remote().result(timeout_s=timeout_s)}
+            health = handle.health.remote(look_first=look_first).result(timeout_s=timeout_s)
+            return {endpoint["name"]: endpoint for endpoint in health}
         except (TimeoutError, ray.exceptions.RayError, RayServeException):
             return None
 
@@ -143,7 +149,9 @@ def model_application(spec: EndpointSpec, *, on_serving_machines: bool = False) 
     deployment = ray.serve.deployment(
         name=DEPLOYMENT,
         user_config=spec.as_user_config(),
-        autoscaling_config=_autoscaling(spec),
+        autoscaling_config=_autoscaling(
+            spec.min_replicas, spec.max_replicas, spec.target_ongoing_requests, spec.downscale_to_zero_delay_s
+        ),
         # One batch in the forward pass and others ready: the replica never waits for the gateway.
         max_ongoing_requests=max(2, round(spec.target_ongoing_requests)),
         # No CPU reserved: a sweep holds all of a small cluster's, and the first request would wait for its end; nor
@@ -167,23 +175,49 @@ def _gpus(spec: EndpointSpec) -> dict[str, float]:
     return {"num_gpus": spec.num_gpus} if spec.num_gpus else {}
 
 
-def _autoscaling(spec: EndpointSpec) -> AutoscalingConfig:
+def pool_application(spec: PoolSpec, *, on_serving_machines: bool = False) -> ray.serve.Application:
+    """The shared pool: no replica until a batch waits, `max_replicas` at most, each with models of its own.
+
+    What its replicas reserve, and where they go, is as for an endpoint's own.
+    """
+    router: Any = "serve.affinity:ModelAffinityRouter"
+    deployment = ray.serve.deployment(
+        name=DEPLOYMENT,
+        user_config=spec.as_user_config(),
+        autoscaling_config=_autoscaling(0, spec.max_replicas, TARGET_ONGOING_BATCHES, spec.downscale_to_zero_delay_s),
+        max_ongoing_requests=MAX_POOL_BATCHES,
+        request_router_config=RequestRouterConfig(request_router_class=router),
+        ray_actor_options={
+            "num_cpus": 0,
+            "resources": {REPLICA_RESOURCE: 1.0} if on_serving_machines else {},
+            "runtime_env": _runtime_env(spec.code_uri),
+        },
+        logging_config=LOGGING,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return deployment(PooledModel).bind()
+
+
+def _autoscaling(
+    min_replicas: int, max_replicas: int, target_ongoing_requests: float, downscale_to_zero_delay_s: float
+) -> AutoscalingConfig:
     # Reports come often enough for the delay that was asked for, and no oftener than scaling up can use.
-    interval_s = min(2.0, max(0.5, spec.downscale_to_zero_delay_s / 4))
+    interval_s = min(2.0, max(0.5, downscale_to_zero_delay_s / 4))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the variables that are to replace it are read nowhere yet
         return AutoscalingConfig(
-            min_replicas=spec.min_replicas,
-            max_replicas=spec.max_replicas,
-            target_ongoing_requests=spec.target_ongoing_requests,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            target_ongoing_requests=target_ongoing_requests,
             metrics_interval_s=interval_s,
             look_back_period_s=2 * interval_s,
             upscale_delay_s=4.0,
-            downscale_delay_s=min(60.0, spec.downscale_to_zero_delay_s),
+            downscale_delay_s=min(60.0, downscale_to_zero_delay_s),
             downscale_to_zero_delay_s=0.0,  # the policy has waited already
             policy=AutoscalingPolicy(
                 policy_function="serve.autoscaling:IdlePolicy",
-                policy_kwargs={"downscale_to_zero_delay_s": spec.downscale_to_zero_delay_s},
+                policy_kwargs={"downscale_to_zero_delay_s": downscale_to_zero_delay_s},
             ),
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 import ray.tune
 from ray.tune.experiment import Trial
 
+from common.location import location_of
 from common.tracking import RunStatus, Tracker
 from tune.checkpoint import discard, keep_only
 from tune.run_writer import RunWriter
@@ -64,7 +65,7 @@ class TrialRecorder(ray.tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: ray.tune.Checkpoint, **info: Any
     ) -> None:
         """Records where the newest checkpoint is, and the best one."""
-        path = trial.last_result.get(GROUP_CHECKPOINT, checkpoint.path)
+        path = trial.last_result.get(GROUP_CHECKPOINT) or location_of(checkpoint.filesystem, checkpoint.path)
         self._search.record_checkpoint(trial.trial_id, int(trial.last_result["epoch"]), path)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -54,6 +54,9 @@ class RunWriter:
         self._parent_run_id = parent_run_id
         self._on_new_run = on_new_run
         self._run_ids: dict[str, str] = {}
+        """Of the trials that have not ended."""
+        self._kept_ids: dict[str, str] = {}
+        """Of all trials."""
         self._waiting: dict[str, _Waiting] = {}
         self._changed = threading.Condition()
         self._is_closing = False
@@ -67,7 +70,7 @@ class RunWriter:
 
     def reopen(self, name: str, run_id: str) -> None:
         """Records that a trial goes on, in the run it had."""
-        self._run_ids[name] = run_id
+        self._run_ids[name] = self._kept_ids[name] = run_id
         self._add(name, _Waiting(is_reopened=True))
 
     def log(self, name: str, metrics: Mapping[str, float], step: int) -> None:
@@ -103,6 +106,7 @@ class RunWriter:
         try:
             while (item := self._next()) is not None:
                 self._send_or_wait(*item)
+            self._discard_doubles()
         except Exception as error:  # nobody watches a thread: whoever closes this is told
             self._error = error
 
@@ -134,7 +138,7 @@ class RunWriter:
             run_id = self._tracker.start(
                 name, tags=waiting.tags, parent_run_id=self._parent_run_id, started_at_ms=waiting.since_ms
             )
-            self._run_ids[name] = run_id
+            self._run_ids[name] = self._kept_ids[name] = run_id
             self._on_new_run(name, run_id)
         run_id = self._run_ids[name]
         if waiting.is_reopened:
@@ -143,3 +147,9 @@ class RunWriter:
         if waiting.status is not None:
             self._tracker.finish(run_id, waiting.status, ended_at_ms=waiting.until_ms or waiting.since_ms)
             del self._run_ids[name]
+
+    def _discard_doubles(self) -> None:
+        """Deletes the runs that a server began whose answer was lost: MLflow's client asked again, and got another."""
+        for run_id, name in self._tracker.open_children(self._parent_run_id).items():
+            if name in self._kept_ids and run_id != self._kept_ids[name]:
+                self._tracker.discard(run_id)

@@ -14,7 +14,7 @@ from common.recipe import Recipe
 from common.search_range import Range
 from common.storage import read_json
 from tune.study import TrialRecord, leaderboard, stored_study
-from tune.sweep import study_file
+from tune.study_place import fetch_study
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,9 @@ def load_sweep(runs: str, sweep_id: str) -> StoredSweep:
     """
     folder = join(runs, sweep_id)
     result: Mapping[str, Any] | None = read_json(join(folder, "result.json"))
-    study = stored_study(study_file(folder), sweep_id)
+    study = stored_study(fetch_study(folder), sweep_id)
     if study is None and result is None:
-        raise InputError(
-            f"{sweep_id} is not finished and its study is not on this machine ({study_file(folder)}); ask on the "
-            "machine that runs it, or wait for its end"
-        )
+        raise InputError(_too_early(sweep_id, ()))
     trials = study.trials if study else tuple(_trial(fields) for fields in result["trials"]) if result else ()
     recipe_yaml = study and study.recipe_yaml
     document = yaml.safe_load(recipe_yaml) if recipe_yaml else result and result["recipe"]

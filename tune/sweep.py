@@ -9,12 +9,10 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from common.errors import TrackingError, TrainingError
-from common.location import cache_folder, local_path
 from common.recipe import Recipe
 from common.search_range import Point
 from common.search_settings import Search
@@ -27,6 +25,7 @@ from tune.recorder import OnUpdate, TrialRecorder
 from tune.run_recovery import recover_runs
 from tune.scheduler import make_scheduler, replay
 from tune.study import StudySearch, TrialRecord, journal, leaderboard
+from tune.study_place import fetch_study, kept_in
 from tune.trial import TrialTask, run_trial
 from tune.trial_group import end_groups
 from tune.tuner import run_trials
@@ -75,36 +74,39 @@ def sweep(
         StorageError: when `folder` can no longer be written; the sweep can be continued.
     """
     started = time.monotonic()
-    storage = journal(study_file(folder))
+    storage = journal(fetch_study(folder))
     search = StudySearch(recipe.search, name=sweep_id, storage=storage, epochs=recipe.train.epochs)
     refuse_changes(search, recipe, prepared.data_digest)
-    search.describe(recipe_yaml, prepared.uri)
-    run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
-    driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update)
-    search.start_from(points)
-    driver.search(search)
-    trials = leaderboard(search.records(), recipe.search.metric)
-    if not trials[0].metrics or trials[0].state == "failed":
-        tracker.finish(run_id, "FAILED")
-        reasons = {record.failure for record in trials if record.failure}
-        raise TrainingError(
-            f"sweep {sweep_id}: none of {len(trials)} trials finished an epoch: {'; '.join(sorted(reasons))}. "
-            "Mend the cause and start a new sweep."
-        )
-    trials = [trials[0], *(trial.without_checkpoints() for trial in trials[1:])]
-    runs: list[TrialRecord] = []
-    best = trials[0]
-    if recipe.search.confirm is not None:
-        seeds = fresh_seeds(recipe, recipe.search.confirm)
-        leaders = [trial for trial in trials[: recipe.search.confirm.top] if trial.metrics and trial.state != "failed"]
-        confirmation = ConfirmationSearch(recipe, name=sweep_id, storage=storage, leaders=leaders, seeds=seeds)
-        driver.confirm(confirmation, started)
-        runs = confirmation.records()
-        trials = crowned(trials, runs, seeds, recipe.search.metric)
-        best = representative(trials[0], runs, seeds, recipe.search.metric)
-    tracker.log_metrics(run_id, best.metrics, step=0)
-    tracker.finish(run_id, "FINISHED")
-    return SweepResult(sweep_id, tuple(trials), tuple(runs), best, run_id, time.monotonic() - started)
+    with kept_in(folder):
+        search.describe(recipe_yaml, prepared.uri)
+        run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
+        driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update)
+        search.start_from(points)
+        driver.search(search)
+        trials = leaderboard(search.records(), recipe.search.metric)
+        if not trials[0].metrics or trials[0].state == "failed":
+            tracker.finish(run_id, "FAILED")
+            reasons = {record.failure for record in trials if record.failure}
+            raise TrainingError(
+                f"sweep {sweep_id}: none of {len(trials)} trials finished an epoch: {'; '.join(sorted(reasons))}. "
+                "Mend the cause and start a new sweep."
+            )
+        trials = [trials[0], *(trial.without_checkpoints() for trial in trials[1:])]
+        runs: list[TrialRecord] = []
+        best = trials[0]
+        if recipe.search.confirm is not None:
+            seeds = fresh_seeds(recipe, recipe.search.confirm)
+            leaders = [
+                trial for trial in trials[: recipe.search.confirm.top] if trial.metrics and trial.state != "failed"
+            ]
+            confirmation = ConfirmationSearch(recipe, name=sweep_id, storage=storage, leaders=leaders, seeds=seeds)
+            driver.confirm(confirmation, started)
+            runs = confirmation.records()
+            trials = crowned(trials, runs, seeds, recipe.search.metric)
+            best = representative(trials[0], runs, seeds, recipe.search.metric)
+        tracker.log_metrics(run_id, best.metrics, step=0)
+        tracker.finish(run_id, "FINISHED")
+        return SweepResult(sweep_id, tuple(trials), tuple(runs), best, run_id, time.monotonic() - started)
 
 
 def search_budget_s(search: Search) -> float | None:
@@ -198,14 +200,6 @@ def _resources(allocation: Allocation) -> dict[str, float]:
         return {"memory": 1}  # its Ray Train group holds the resources; none at all is refused
     bundle = {"CPU": float(allocation.cpus_per_worker), "GPU": allocation.gpus_per_worker}
     return {name: amount for name, amount in bundle.items() if amount}
-
-
-def study_file(folder: str) -> Path:
-    """The study's file: in `folder`, or on this machine when `folder` is elsewhere (object stores cannot append)."""
-    local = local_path(folder)
-    if local is None:
-        return cache_folder() / "sweeps" / folder.rsplit("/", 1)[-1] / "study.journal"
-    return local / "study.journal"
 
 
 def _parent_run(

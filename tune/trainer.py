@@ -22,6 +22,7 @@ from ray.train.v2.api.result import Result
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from common.errors import InputError, TrainingError
+from common.location import filesystem
 from common.metrics import direction
 from common.recipe import Lora, Train
 from common.tokenised import PreparedData, local_base_model, local_folder
@@ -110,6 +111,7 @@ def fit(
     if earlier is not None and len(_history(earlier)) >= settings.epochs:
         return _summary(earlier, metric, location)
     workers = worker_group(settings, cpus_per_worker, use_gpu=use_gpu)
+    files, path = filesystem(storage_path)
     with tempfile.TemporaryDirectory(prefix="train-reports-") as folder, _set(environment()):
         trainer = TorchTrainer(
             _train_worker,
@@ -122,7 +124,8 @@ def fit(
             scaling_config=workers,
             run_config=RunConfig(
                 name=run_name,
-                storage_path=storage_path,
+                storage_path=path,
+                storage_filesystem=files,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_STARTS),
                 # Ray keeps the last checkpoint beside the best ones; should it be damaged, the one before is there.
                 checkpoint_config=CheckpointConfig(
@@ -225,7 +228,8 @@ def _wait(run: "Future[Result]") -> None:
 def _stored_result(location: str) -> Result | None:
     """What an earlier call left, None if nothing usable: no report yet."""
     try:
-        result = Result.from_path(location)
+        files, path = filesystem(location)
+        result = Result.from_path(path, files)
     except RuntimeError:  # no such folder, or no snapshot in it
         return None
     last = result.checkpoint

@@ -20,6 +20,7 @@ from ray.train.v2.api.result import Result
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from common.errors import StorageError, TrainingError
+from common.location import filesystem
 from common.placement_groups import remove_orphans
 from common.recipe import Train
 from tune.allocation import Allocation
@@ -104,6 +105,7 @@ class TrialGroup:
         remove_orphans()  # of a process like this one that has died: these workers wait for what it held
         os.environ.update(environment())
         name = uuid.uuid4().hex[:8]
+        files, path = filesystem(storage_path)
         self._exchange: Any = ray.remote(num_cpus=0)(GroupExchange).options(name=f"{EXCHANGE}{name}").remote()
         self._run: Future[Result] = start(
             TorchTrainer(
@@ -112,7 +114,8 @@ class TrialGroup:
                 scaling_config=workers,
                 run_config=RunConfig(
                     name=f"group-{name}",
-                    storage_path=storage_path,
+                    storage_path=path,
+                    storage_filesystem=files,
                     failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_STARTS),
                     callbacks=[Introduction(self._exchange)],  # type: ignore[list-item]  # internal ones are taken too
                 ),

@@ -10,6 +10,7 @@ from ray.tune.registry import get_trainable_cls
 from ray.tune.schedulers import TrialScheduler
 
 from common.errors import StorageError
+from common.location import filesystem
 from common.metrics import direction
 from tune.recorder import TrialRecorder
 from tune.study import StudySearch
@@ -52,7 +53,8 @@ def run_trials(
     Raises:
         StorageError: when checkpoints or the study can no longer be written.
     """
-    experiment = Experiment(name, trainable, storage_path=folder, time_budget_s=time_budget_s)
+    files, path = filesystem(folder)
+    experiment = Experiment(name, trainable, storage_path=path, storage_filesystem=files, time_budget_s=time_budget_s)
     process = get_trainable_cls(experiment.run_identifier)
     held = ray.tune.PlacementGroupFactory([dict(resources)])
     checkpoints = ray.tune.CheckpointConfig(

@@ -23,8 +23,8 @@ COMMANDS = [
     if line.startswith("tuneserve ")
 ]
 RUNNABLE = [command for command in COMMANDS if "quickstart" in str(command) or len(command) == 2]
-STAGES = (("check",), ("train", "sweep"), ("report", "promote"), ("deploy",), ("predict", "status"), ("down",))
-"""What may run at once: nothing in a stage needs another's result."""
+STAGES = (("check",), ("train",), ("sweep",), ("report", "promote"), ("deploy",), ("predict", "status"), ("down",))
+"""What may run at once: nothing in a stage needs another's result, or the CPUs that another holds."""
 WITH_REAL_DATA = [command for command in COMMANDS if command not in RUNNABLE and command[1] == "run"]
 
 

@@ -103,6 +103,7 @@ def test_deploying_tells_where_it_answers_and_wakes_nothing(
         version=1,
         replicas=0,
         state="asleep",
+        pool="own",
     )
 
 

@@ -17,7 +17,8 @@ from tests.small_job import small_job
 from tune.allocation import Allocation
 from tune.checkpoint import damage
 from tune.study import TrialRecord, journal
-from tune.sweep import OnUpdate, SweepResult, study_file, sweep
+from tune.study_place import study_file
+from tune.sweep import OnUpdate, SweepResult, sweep
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 

@@ -4,20 +4,24 @@ from typing import Any
 
 import httpx
 import pytest
+import ray.serve
 
 from common.errors import ClusterError, InputError, ServingError
 from common.machines import Node, Resources
 from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from common.registry import ModelVersion
-from serve import application
+from serve import application, shared_specs
 from serve.application import Deployed, deploy_endpoint, endpoints, follow_alias, start_gateway
-from serve.backend import STANDBY
+from serve.backend import STANDBY, all_endpoints
 from serve.canary_settings import CanarySettings
-from serve.endpoints import GATEWAY
+from serve.endpoints import GATEWAY, EndpointSpec
+from serve.pool import POOL, PoolSpec
 from serve.ray_serve import REPLICA_RESOURCE
+from tests.fake_store import FakeStore
 
 URL = "http://127.0.0.1:8000"
+SHARED = ("serve.pool=shared", "serve.downscale_to_zero_delay_s=300")
 
 
 class FakeServe:
@@ -30,6 +34,8 @@ class FakeServe:
         self.gateway_answers = True
         self.version = 3
         self.problem: str | None = None
+        self.answered_by: list[dict[str, str]] = []
+        """Whose replicas the gateway sent each endpoint's batches to, at each look."""
         self.canary_state = "running"
         self.offered: set[str] = set()
         self.reserved: dict[str, Any] = {}
@@ -52,19 +58,26 @@ class FakeServe:
             raise httpx.ConnectError("refused")
         return httpx.Response(200 if url == f"{URL}/healthz" else 404)
 
-    def health(self) -> dict[str, dict[str, Any]] | None:
+    def health(self, *, look_first: bool = False) -> dict[str, dict[str, Any]] | None:
         if not self.gateway_answers:
             return None
         assert self.details is not None
         told = {"version": self.version, "state": "waking", "problem": self.problem}
-        names = [name for name in self.details["applications"] if name not in (GATEWAY, STANDBY)]
-        return {name: {"name": name, **told, "canary": self.canary(name)} for name in names}
+        deployed = all_endpoints(self.details, shared_specs.shared_specs())
+        self.answered_by.append({name: found.spec.pool for name, found in deployed.items()})
+        return {
+            name: {"name": name, "pool": found.spec.pool, **told, "canary": self.canary(found.spec)}
+            for name, found in deployed.items()
+        }
 
-    def canary(self, name: str) -> dict[str, Any] | None:
+    def delete(self, name: str) -> None:
         assert self.details is not None
-        (deployment,) = self.details["applications"][name]["deployments"].values()
-        settings = deployment["deployment_config"]["user_config"]["canary"]
-        return settings and {"state": self.canary_state, "started_at": settings["started_at"]}
+        del self.details["applications"][name]
+        assert self.answered_by[-1].get(name) != "own", "the gateway still sends its batches there"
+        self.started.append(f"deleted {name}")
+
+    def canary(self, spec: EndpointSpec) -> dict[str, Any] | None:
+        return spec.canary and {"state": self.canary_state, "started_at": spec.canary.started_at}
 
 
 @pytest.fixture
@@ -84,6 +97,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     monkeypatch.setattr(application, "offers", lambda resource: resource in fake.offered)
     monkeypatch.setattr(application, "gateway_health", fake.health)
     monkeypatch.setattr(application, "ModelRegistry", Registry)
+    monkeypatch.setattr(ray.serve, "delete", fake.delete)
+    monkeypatch.setattr(shared_specs, "internal_kv", FakeStore())
     monkeypatch.setattr(httpx, "get", fake.get)
     return fake
 
@@ -184,7 +199,7 @@ def test_how_a_canary_ended_is_told_until_the_next_one(gateway: FakeServe) -> No
     assert gateway.started == []
     assert deploy(canary=candidate(4, "later")).ended_canary is None
     assert gateway.started == ["quickstart"]
-    assert gateway.canary("quickstart") == {"state": "rolled back", "started_at": "later"}
+    assert gateway.health()["quickstart"]["canary"] == {"state": "rolled back", "started_at": "later"}
 
 
 def test_what_serve_cannot_run_is_an_error_with_its_reason(gateway: FakeServe) -> None:
@@ -221,3 +236,47 @@ def test_removing_what_is_not_there_names_what_is(gateway: FakeServe) -> None:
     deploy()
     with pytest.raises(ServingError, match="no endpoint 'quickstar'; there are: quickstart"):
         application.remove_endpoint("quickstar")
+
+
+def test_the_first_endpoint_on_the_shared_pool_starts_it_and_none_gets_an_application(gateway: FakeServe) -> None:
+    for name in ("quickstart", "another"):
+        assert deploy(*SHARED, f"name={name}") == Deployed(f"{URL}/{name}", name, 3)
+    assert gateway.started == [POOL]
+    assert [(found.name, found.pool) for found in endpoints()] == [("another", "shared"), ("quickstart", "shared")]
+
+
+def test_an_endpoint_is_answered_for_at_every_moment_of_its_way_to_the_pool_and_back(gateway: FakeServe) -> None:
+    deploy()
+    gateway.answered_by.clear()
+    deploy(*SHARED)
+    deploy()
+    assert all("quickstart" in seen for seen in gateway.answered_by)
+    assert gateway.started == ["quickstart", POOL, "deleted quickstart", "quickstart"]
+    assert [found.pool for found in endpoints()] == ["own"]
+
+
+def test_the_bounds_of_a_pool_can_be_changed(gateway: FakeServe) -> None:
+    deploy(*SHARED)
+    application.set_pool(PoolSpec(max_replicas=7))
+    deploy(*SHARED, "serve.max_queued_requests=9")
+    assert gateway.started == [POOL, POOL]
+    found = application.pool()
+    assert found is not None
+    assert found.spec == PoolSpec(max_replicas=7)
+
+
+def test_a_candidate_stands_beside_an_endpoint_on_the_pool_too(gateway: FakeServe) -> None:
+    deploy(*SHARED)
+    deploy(*SHARED, canary=candidate(4))
+    assert shared_specs.shared_specs()["quickstart"].canary == candidate(4)
+    assert gateway.started == [POOL]
+    assert deploy(*SHARED).ended_canary == 4
+
+
+@pytest.mark.parametrize("pool", ["own", "shared"])
+def test_a_removed_endpoint_is_gone(pool: str, gateway: FakeServe) -> None:
+    deploy(*(SHARED if pool == "shared" else ()))
+    gateway.answered_by.append({})  # it is removed however it is answered for
+    application.remove_endpoint("quickstart")
+    assert endpoints() == []
+    assert shared_specs.shared_specs() == {}

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -10,10 +11,21 @@ import ray.serve.exceptions
 
 import serve.backend
 from common.errors import ModelError, ServingError, TrackingError
-from serve.backend import NUM_ATTEMPTS, PAUSES_S, STANDBY, ServeBackend, endpoints_in
+from serve import shared_specs
+from serve.backend import (
+    NUM_ATTEMPTS,
+    NUM_KEPT_BY_STANDBY,
+    PAUSES_S,
+    STANDBY,
+    ServeBackend,
+    all_endpoints,
+    endpoints_in,
+)
 from serve.batching import ServedVersion
 from serve.endpoints import Deployment
+from serve.pool import POOL, PoolSpec
 from tests.fake_backend import SPEC
+from tests.fake_store import FakeStore
 from tests.tiny_model import build_engine
 
 SERVED = ServedVersion(3, "/models/3/onnx")
@@ -48,6 +60,11 @@ class FakeHandle:
         self.calls: list[tuple[Any, ...]] = []
         self.num_replicas = num_replicas
         self.classify = self
+        self.models: list[str] = []
+
+    def options(self, *, multiplexed_model_id: str) -> "FakeHandle":
+        self.models.append(multiplexed_model_id)
+        return self
 
     def remote(self, *arguments: Any) -> FakeResponse:
         self.calls.append(arguments)
@@ -167,6 +184,11 @@ def test_a_batch_that_nobody_waits_for_is_cancelled(backend: ServeBackend, monke
     assert handle.responses[0].is_cancelled
 
 
+async def woken(backend: ServeBackend) -> None:
+    while backend._waking:
+        await asyncio.sleep(0)
+
+
 class Preparing:
     """The handle of an endpoint that wakes when it is told to."""
 
@@ -197,11 +219,11 @@ def test_the_standby_answers_until_the_endpoint_has_a_replica_with_its_model(
         await asyncio.sleep(0)  # the wake runs beside the answers
         assert handles["news"].prepared == [("/models/3/onnx", 3)]
         handles["news"].is_awake.set()
-        await backend._waking["news"]
+        await woken(backend)
         assert await backend.classify("news", SERVED, ["a"]) == ["own"]
         handles["news"].num_replicas = 0  # asleep again
         assert await backend.classify("news", SERVED, ["a"]) == ["standby"]
-        await backend._waking["news"]
+        await woken(backend)
         assert len(handles["news"].prepared) == 2
 
     asyncio.run(scenario())
@@ -214,7 +236,7 @@ def test_a_call_whose_last_replica_died_goes_to_the_standby_and_not_into_serves_
     handles = {"news": own, STANDBY: standby}
     monkeypatch.setattr(backend, "_handle", handles.__getitem__)
     monkeypatch.setattr(serve.backend, "LOOK_INTERVAL_S", 0.0)
-    monkeypatch.setattr(backend, "_wake", lambda name, served: asyncio.sleep(0))
+    monkeypatch.setattr(backend, "_wake", lambda application, name, served: asyncio.sleep(0))
 
     async def scenario() -> None:
         asked = asyncio.create_task(backend.classify("news", SERVED, ["a"]))
@@ -237,7 +259,7 @@ def test_a_gateway_that_takes_anothers_place_begins_with_the_versions_that_one_k
             asked.append(model)
             return SimpleNamespace(version=len(asked))
 
-        def fetchable_uri(self, version: Any, storage: str) -> str:
+        def fetchable_uri(self, version: Any, storage: str, *, with_weights: bool) -> str:
             return f"/models/{version.version}"
 
     monkeypatch.setattr(serve.backend, "_registry", lambda uri: Registry())
@@ -289,3 +311,111 @@ def test_the_replicas_tell_how_awake_an_endpoint_is(
     num_running, num_starting, state = expected
     assert found == {"news": Deployment(SPEC, num_running, num_starting)}
     assert found["news"].state == state
+
+
+SHARED = replace(SPEC, pool="shared")
+
+
+def deployment(user_config: dict[str, Any], *states: str) -> dict[str, Any]:
+    replicas = [{"state": state} for state in states]
+    found = {"deployment_config": {"user_config": user_config}, "replicas": replicas, "target_num_replicas": 0}
+    return {"status": "RUNNING", "deployments": {"Model": found}}
+
+
+def test_an_endpoint_on_the_pool_has_its_replicas_and_batches_cut_for_them() -> None:
+    pool = PoolSpec(max_replicas=5)
+    details = {
+        "applications": {
+            "own": deployment(SPEC.as_user_config()),
+            "changing": deployment(SPEC.as_user_config()),
+            POOL: deployment(pool.as_user_config(), "RUNNING", "STARTING"),
+        }
+    }
+
+    found = all_endpoints(details, {"news": SHARED, "changing": SHARED})
+
+    on_pool = Deployment(replace(SHARED, max_replicas=5, target_ongoing_requests=2.0), 1, 1)
+    assert found == {"own": Deployment(SPEC, 0, 0), "changing": on_pool, "news": on_pool}
+
+
+def test_a_shared_endpoints_batches_go_to_the_pool_with_their_model_and_follow_it_elsewhere(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handles = {name: FakeHandle(*[[name]] * 9) for name in ("news", POOL, STANDBY)}
+    details: dict[str, Any] = {"applications": {POOL: deployment(PoolSpec().as_user_config(), "RUNNING")}}
+
+    async def told() -> dict[str, Any]:
+        return details
+
+    monkeypatch.setattr(shared_specs, "internal_kv", FakeStore())
+    monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+    backend._controller = SimpleNamespace(get_serve_instance_details=SimpleNamespace(remote=told))
+
+    async def scenario() -> None:
+        shared_specs.put("news", SHARED)
+        assert (await backend.deployments())["news"].state == "awake"
+        assert await backend.classify("news", SERVED, ["a"]) == [POOL]
+        assert handles[POOL].models == ["/models/3/onnx@3"]
+        shared_specs.remove("news")
+        details["applications"]["news"] = deployment(SPEC.as_user_config())
+        assert (await backend.deployments())["news"].spec == SPEC
+        assert await backend.classify("news", SERVED, ["a"]) == ["news"]
+
+    asyncio.run(scenario())
+
+
+def test_an_endpoint_that_leaves_the_pool_while_the_gateway_looks_is_there_all_the_same(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FakeStore()
+    monkeypatch.setattr(shared_specs, "internal_kv", store)
+    shared_specs.put("news", SHARED)
+    details: dict[str, Any] = {"applications": {"news": deployment(SPEC.as_user_config())}}
+
+    async def leave_then_tell() -> dict[str, Any]:
+        shared_specs.remove("news")
+        return details
+
+    backend._controller = SimpleNamespace(get_serve_instance_details=SimpleNamespace(remote=leave_then_tell))
+    assert "news" in asyncio.run(backend.deployments())
+
+
+class PreparingPool(Preparing):
+    """A pool that wakes when it is told to."""
+
+    def options(self, *, multiplexed_model_id: str) -> "PreparingPool":
+        return self
+
+
+def test_more_shared_endpoints_than_the_standby_holds_wait_for_the_pool(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(number) for number in range(NUM_KEPT_BY_STANDBY + 2)]
+
+    async def scenario() -> None:
+        handles: dict[str, Any] = {POOL: PreparingPool(), STANDBY: FakeHandle(*[["standby"]] * 9)}
+        monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+        backend._shared = frozenset(names)
+        answers = [await backend.classify(name, SERVED, ["a"]) for name in (*names, names[0])]
+        assert answers == [["standby"]] * NUM_KEPT_BY_STANDBY + [["own"]] * 2 + [["standby"]]
+
+    asyncio.run(scenario())
+
+
+def test_the_standby_answers_for_a_shared_endpoint_until_the_pool_has_its_model(
+    backend: ServeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        handles: dict[str, Any] = {POOL: PreparingPool(), STANDBY: FakeHandle(*[["standby"]] * 9)}
+        monkeypatch.setattr(backend, "_handle", handles.__getitem__)
+        backend._shared = frozenset({"news", "mail"})
+        assert await backend.classify("news", SERVED, ["a"]) == ["standby"]
+        await asyncio.sleep(0)
+        handles[POOL].num_replicas = 1
+        assert await backend.classify("news", SERVED, ["a"]) == ["standby"]  # that has no model yet
+        assert await backend.classify("mail", SERVED, ["a"]) == ["own"]  # loads it there as well as anywhere
+        handles[POOL].is_awake.set()
+        await woken(backend)
+        assert await backend.classify("news", SERVED, ["a"]) == ["own"]
+
+    asyncio.run(scenario())

@@ -56,6 +56,11 @@ def test_the_gateway_listens_where_the_file_says_and_on_loopback_unless_it_does(
     ]
 
 
+def test_an_endpoint_on_the_shared_pool_cannot_be_declared() -> None:
+    with pytest.raises(InputError, match="has no application of its own; deploy it with `tuneserve deploy`"):
+        declared.endpoint(declared.EndpointArguments(recipe=SMS, overrides=("serve.pool=shared",)))
+
+
 def test_an_endpoint_is_the_one_that_deploy_would_make_of_the_recipe() -> None:
     deployment = built("serve.declared:endpoint", {"recipe": SMS, "overrides": ["serve.max_replicas=8"]})
     recipe = load_recipe(SMS, ["serve.max_replicas=8"])

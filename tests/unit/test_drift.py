@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.validation_profile import ValidationProfile
@@ -90,6 +90,7 @@ def test_the_index_is_finite_positive_and_symmetric(mixes: tuple[list[int], list
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), max_size=30))
+@example([("a", 0.5), *[("b", 0.5)] * 10])
 def test_a_window_is_about_the_last_texts_alone(answers: list[tuple[str, float]]) -> None:
     window = Window(size=10)
     for given_answer in answers:

@@ -11,7 +11,8 @@ import pytest
 
 from common.classifier import Classifier, Prediction
 from common.errors import ModelError
-from serve.engine import Engines, Model, fetch
+from serve.engine import NUM_KEPT, Model, PooledModel, fetch
+from serve.engines import Engines
 from tests.tiny_model import build_engine
 
 
@@ -91,6 +92,21 @@ def test_a_batch_is_tokenised_and_classified_off_the_event_loop(
     assert threading.get_ident() not in threads
 
 
+def test_a_replica_of_the_pool_holds_as_many_models_as_fit(tmp_path: Path) -> None:
+    folders = [build_engine(tmp_path / str(number), swapped=number == 1) for number in range(3)]
+    num_bytes = sum(file.stat().st_size for file in folders[0].iterdir())
+
+    async def loads(room_for: int) -> float:
+        model = PooledModel()
+        model.reconfigure({"memory_gb": (room_for + 0.5) * num_bytes / 1e9})
+        for folder in folders * 2:
+            (answer,) = await model.classify(str(folder), 1, ["good"])
+            assert answer["label"] == ("bad" if folder == folders[1] else "good")
+        return len(model._engines._engines)
+
+    assert [asyncio.run(loads(room_for)) for room_for in (1, 2, 3)] == [1, 2, 3]
+
+
 def test_callers_that_come_together_share_one_load(engine_folder: Path) -> None:
     loads: list[str] = []
 
@@ -99,7 +115,7 @@ def test_callers_that_come_together_share_one_load(engine_folder: Path) -> None:
         return Classifier.load(Path(uri))
 
     async def together() -> list[Classifier]:
-        engines = Engines(load)
+        engines = Engines(load, NUM_KEPT)
         return await asyncio.gather(*(engines.get(str(engine_folder), 1) for _ in range(5)))
 
     assert len(set(map(id, asyncio.run(together())))) == 1
@@ -114,7 +130,7 @@ def test_the_two_versions_used_last_stay_loaded(engine_folder: Path) -> None:
         return Classifier.load(engine_folder)
 
     async def rounds() -> None:
-        engines = Engines(load)
+        engines = Engines(load, NUM_KEPT)
         for uri in ("a", "b", "a", "c", "a", "b"):
             await engines.get(uri, 1)
 
@@ -136,7 +152,7 @@ def test_a_version_that_could_not_be_loaded_is_tried_again(engine_folder: Path) 
 
 def test_a_caller_that_goes_away_does_not_stop_the_load_for_others(engine_folder: Path) -> None:
     async def one_leaves() -> Classifier:
-        engines = Engines(lambda uri: Classifier.load(Path(uri)))
+        engines = Engines(lambda uri: Classifier.load(Path(uri)), NUM_KEPT)
         leaving = asyncio.create_task(engines.get(str(engine_folder), 1))
         staying = asyncio.create_task(engines.get(str(engine_folder), 1))
         await asyncio.sleep(0)

@@ -207,6 +207,7 @@ def test_health_tells_how_awake_the_endpoint_is(deployment: Deployment, state: s
             "model": "headlines",
             "version": 1,
             "problem": None,
+            "pool": "own",
             "canary": None,
         }
         assert health == expected

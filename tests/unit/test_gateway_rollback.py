@@ -23,6 +23,7 @@ def endpoint(name: str, *, model: str = "news", alias: str = "champion", uri: st
         version=2,
         replicas=0,
         state="asleep",
+        pool="own",
     )
 
 

@@ -44,6 +44,7 @@ def test_the_newest_word_counts_and_each_model_has_its_own(tmp_path: Path) -> No
 
     assert recalled(tmp_path, clock) == newest
     assert recalled(tmp_path, clock, replace(SPEC, model="other")) is None
+    assert recalled(tmp_path, clock, replace(SPEC, num_gpus=1)) is None  # it has another folder
     assert recalled(tmp_path, clock, replace(SPEC, max_replicas=9)) == newest  # the same model
 
 

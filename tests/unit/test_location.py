@@ -1,12 +1,22 @@
 """Places for files; that a remote folder is fetched once and leaves nothing when it fails is in `test_engine.py`."""
 
+import pickle
 from pathlib import Path
 
 import fsspec
+import pyarrow.fs
 import pytest
 
 from common.errors import InputError
-from common.location import cached_copy, filesystem, join, local_path, whole_folder
+from common.location import (
+    PatientS3FileSystem,
+    cached_copy,
+    filesystem,
+    join,
+    local_path,
+    location_of,
+    whole_folder,
+)
 
 
 def test_parts_are_joined_to_paths_and_urls_alike() -> None:
@@ -29,6 +39,37 @@ def test_a_place_on_this_machine_is_known_as_a_path_or_as_a_file_url() -> None:
 def test_a_url_that_cannot_be_opened_is_refused_by_name(url: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         filesystem(url)
+
+
+@pytest.fixture
+def _in_no_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process asks a network for credentials or a region."""
+    for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("_in_no_cloud")
+def test_s3_is_asked_patiently_also_by_the_processes_it_is_sent_to() -> None:
+    files, path = filesystem("s3://bucket/a%20b/c/?region=us-east-1")
+    assert path == "bucket/a b/c"
+    assert isinstance(files, PatientS3FileSystem)
+    sent = pickle.loads(pickle.dumps(files))
+    assert isinstance(sent, PatientS3FileSystem)
+    assert sent == files
+    assert filesystem("s3://bucket/d?region=us-east-1")[0] is files
+
+
+@pytest.mark.usefixtures("_in_no_cloud")
+@pytest.mark.parametrize("location", ["/a b/c", "s3://bucket/a/b", "memory://a/b"])
+def test_a_location_is_told_from_what_it_opens(location: str) -> None:
+    files, path = filesystem(f"{location}?region=us-east-1" if location.startswith("s3") else location)
+    assert location_of(files, path) == location
+
+
+def test_a_file_system_whose_paths_do_not_tell_where_it_is_is_refused() -> None:
+    files = pyarrow.fs.SubTreeFileSystem("/somewhere", pyarrow.fs.LocalFileSystem())
+    with pytest.raises(InputError, match="subtree cannot be the storage of a sweep; use a path, s3://"):
+        location_of(files, "a")
 
 
 def test_a_folder_appears_as_a_whole(tmp_path: Path) -> None:

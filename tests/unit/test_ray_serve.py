@@ -12,12 +12,14 @@ from cryptography.x509.oid import NameOID
 from common.errors import ClusterError
 from serve.endpoints import GATEWAY, EndpointSpec
 from serve.gateway_server import Listener, Tls
+from serve.pool import PoolSpec
 from serve.ray_serve import (
     GATEWAY_DEPLOYMENT,
     REPLICA_RESOURCE,
     gateway_application,
     gateway_url,
     model_application,
+    pool_application,
     standby_application,
 )
 from tests import fake_backend
@@ -36,8 +38,9 @@ def autoscaling(**changes: Any) -> Any:
 def test_replicas_the_gateway_and_the_standby_reserve_no_cpu() -> None:
     gateway: Any = gateway_application(Listener("127.0.0.1", 8000), code_uri=None)._bound_deployment
     standby: Any = standby_application(code_uri=None)._bound_deployment
+    pool: Any = pool_application(PoolSpec())._bound_deployment
 
-    assert [d.ray_actor_options["num_cpus"] for d in (deployment(), gateway, standby)] == [0, 0, 0]
+    assert [d.ray_actor_options["num_cpus"] for d in (deployment(), gateway, standby, pool)] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("num_gpus", "held"), [(0.0, None), (0.25, 0.25), (1.0, 1.0)])
@@ -163,3 +166,15 @@ def test_the_url_of_the_gateway(listener: Listener, url: str) -> None:
     deployments = {GATEWAY_DEPLOYMENT: {"deployment_config": {"user_config": gateway.user_config}}}
 
     assert gateway_url({"applications": {GATEWAY: {"deployments": deployments}}}) == url
+
+
+def test_the_pool_scales_from_zero_and_sends_a_model_to_the_replica_that_holds_it() -> None:
+    spec = PoolSpec(max_replicas=3, downscale_to_zero_delay_s=60.0, code_uri="s3://bucket/code.zip")
+    pool: Any = pool_application(spec)._bound_deployment
+    config = pool._deployment_config
+
+    assert (config.autoscaling_config.min_replicas, config.autoscaling_config.max_replicas) == (0, 3)
+    assert config.autoscaling_config.policy.policy_kwargs == {"downscale_to_zero_delay_s": 60.0}
+    assert config.request_router_config.get_request_router_class().__name__ == "ModelAffinityRouter"
+    assert pool.ray_actor_options["runtime_env"] == {"working_dir": "s3://bucket/code.zip"}
+    assert PoolSpec.from_user_config(pool.user_config) == spec

@@ -112,6 +112,14 @@ def test_a_wrong_recipe_names_the_rule(text: str, said: str, tmp_path: Path) -> 
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("uri", ["http://ann:s3cr3t@mlflow.example", "postgresql://ann:s3cr3t@db/mlflow"])
+def test_a_password_in_a_recipe_is_refused_and_not_repeated(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(str(shipped_recipes()["quickstart"]), [f"tracking.mlflow_uri={uri}"])
+    assert "tracking.mlflow_uri: holds a password" in str(refused.value)
+    assert "s3cr3t" not in str(refused.value)
+
+
 def test_a_mistake_that_an_override_made_inside_a_section_names_the_override(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "search: {space: {learning_rate: {log_uniform: [1.0e-5, 1.0e-3]}}}\n")
     override = "search.space.learning_rate.log_uniform=[1.0e-3, 1.0e-5]"
@@ -222,3 +230,13 @@ def test_the_json_schema_describes_every_field() -> None:
     for section in [schema, *schema["$defs"].values()]:
         for name, field in section["properties"].items():
             assert field.get("description") or "$ref" in field, name
+
+
+def test_settings_of_own_replicas_are_refused_with_the_shared_pool_also_of_a_stored_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "serve: {pool: shared, max_replicas: 4, min_replicas: 0}\n")
+    (problem,) = problems(path)
+    assert problem.startswith("line 4: serve: with pool: shared there is no effect of max_replicas (default 2): ")
+    assert "`tuneserve pool`" in problem
+
+    shared = load_recipe(write(tmp_path, MINIMAL + "serve: {pool: shared, max_queued_requests: 9}\n"))
+    assert load_recipe(write(tmp_path, dump_recipe(shared))) == shared

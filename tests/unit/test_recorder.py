@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.fs
 import pytest
 
 from common.errors import TrackingError
@@ -27,6 +28,9 @@ class FakeTracker:
             raise TrackingError("away")
         return f"run-of-{name}"
 
+    def open_children(self, parent_run_id: str) -> dict[str, str]:
+        return {}
+
     def reopen(self, run_id: str) -> None:
         self.seen.append(("reopen", run_id))
 
@@ -49,6 +53,11 @@ def study(tmp_path: Path) -> StudySearch:
 
 def epoch(number: int, accuracy: float) -> dict[str, float]:
     return {"epoch": number, "accuracy": accuracy, "loss": 0.1}
+
+
+def stored(path: str) -> Any:
+    """A checkpoint as Tune tells of it."""
+    return SimpleNamespace(path=path, filesystem=pyarrow.fs.LocalFileSystem())
 
 
 def test_a_run_gets_its_epochs_and_its_end_in_order(study: StudySearch) -> None:
@@ -125,7 +134,7 @@ def test_the_best_checkpoint_is_that_of_the_best_epoch_and_the_latest_that_of_th
     for number, accuracy in enumerate((0.5, 0.9, 0.8), start=1):
         trial.last_result = epoch(number, accuracy)
         recorder.on_trial_result(0, [], trial, trial.last_result)
-        recorder.on_checkpoint(0, [], trial, SimpleNamespace(path=f"/checkpoint-{number}"))  # type: ignore[arg-type]
+        recorder.on_checkpoint(0, [], trial, stored(f"/checkpoint-{number}"))
     recorder.close("KILLED")
     record = study.record("a")
     assert (record.checkpoint, record.latest_checkpoint) == ("/checkpoint-2", "/checkpoint-3")
@@ -151,7 +160,7 @@ def test_beside_the_latest_checkpoint_one_that_tune_keeps_is_known(
     for number, accuracy in enumerate(accuracies, start=1):
         trial.last_result = epoch(number, accuracy)
         recorder.on_trial_result(0, [], trial, trial.last_result)
-        recorder.on_checkpoint(0, [], trial, SimpleNamespace(path=f"/checkpoint-{number}"))  # type: ignore[arg-type]
+        recorder.on_checkpoint(0, [], trial, stored(f"/checkpoint-{number}"))
     recorder.close("KILLED")
     (record,) = study.records()
     assert record.fallback_checkpoint == fallback
@@ -171,7 +180,7 @@ def test_of_all_ended_trials_the_best_alone_keeps_a_checkpoint(study: StudySearc
         recorder.on_trial_start(0, [], trial)
         study.on_trial_result(trial_id, trial.last_result)
         recorder.on_trial_result(0, [], trial, trial.last_result)
-        recorder.on_checkpoint(0, [], trial, SimpleNamespace(path=str(checkpoint)))  # type: ignore[arg-type]
+        recorder.on_checkpoint(0, [], trial, stored(str(checkpoint)))
         study.on_trial_complete(trial_id, {FAILURE: failure} if failure else trial.last_result)
         recorder.on_trial_complete(0, [], trial)
         kept.append(sorted(path.parent.name for path in tmp_path.glob("*/checkpoint_000000")))

@@ -8,7 +8,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from common.classifier import Classifier
 from common.errors import RegistryError, TrackingError
 from common.model_settings import weights_beside
-from common.registry import ModelRegistry, ModelVersion
+from common.registry import AliasTarget, ModelRegistry, ModelVersion
 from common.tracking import sqlite_uri
 from tests.tiny_model import build_engine, register
 
@@ -189,6 +189,45 @@ def test_a_copy_that_was_cut_off_is_made_again(
 
     assert downloads == ["onnx"]
     assert Classifier.load(Path(uri)).labels == ("bad", "good")
+
+
+def test_one_search_tells_what_the_aliases_of_many_models_point_to(
+    registry: ModelRegistry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"aliased {number:03} " + "x" * 80 for number in range(40)] + ["it's", 'the "one"', 'it\'s "both"']
+    for name in names:
+        registry._client.create_registered_model(name)
+        registry._client.create_model_version(name, str(folder))
+        registry.set_alias(name, "champion", 1)
+    registry.set_alias(names[0], "other", 1)
+    searches = []
+    search = registry._client.search_registered_models
+
+    def count(filter_string: str, **options: object) -> object:
+        searches.append(filter_string)
+        return search(filter_string, **options)
+
+    monkeypatch.setattr(registry._client, "search_registered_models", count)
+
+    found = registry.alias_targets([*names, "nothing"])
+
+    assert found.keys() == {(names[0], "other"), *((name, "champion") for name in names[:-1])}
+    assert {target.version for target in found.values()} == {1}
+    assert len(searches) == 2
+    assert max(map(len, searches)) < 2200
+    assert registry.alias_targets([]) == {}
+
+
+def test_a_model_made_anew_is_told_from_the_one_before(registry: ModelRegistry, folder: Path) -> None:
+    targets: list[AliasTarget] = []
+    for _ in range(2):
+        register(registry.tracking_uri, "renewed", folder / "renewed")
+        registry.set_alias("renewed", "champion", 1)
+        targets += registry.alias_targets(["renewed"]).values()
+        registry._client.delete_registered_model("renewed")
+
+    assert [target.version for target in targets] == [1, 1]
+    assert targets[0].model_made_at < targets[1].model_made_at
 
 
 def test_the_weights_of_a_gpu_replica_are_copied_beside_the_export(

@@ -1,6 +1,7 @@
 """The log keeps what it promises, off the event loop, and no request fails for it."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from common.request_log_settings import RequestLog, log_location
 from serve import request_log, request_table
-from serve.endpoints import Deployment, Endpoints
+from serve.endpoints import Deployment, Endpoints, EndpointSpec
 from serve.request_files import RequestFiles
 from serve.request_log import EndpointLog, RequestLogs
 from serve.request_table import from_table
@@ -228,3 +229,14 @@ def test_other_settings_begin_another_log(tmp_path: Path, metrics: Metrics) -> N
         ("plain", "code 123456"),
         ("redacted", "code [number]"),
     ]
+
+
+@pytest.mark.parametrize("settings", [None, RequestLog(texts="hashed", retain_days=7)])
+def test_a_deployed_endpoint_remembers_how_its_log_is_kept(settings: RequestLog | None) -> None:
+    spec = replace(SPEC, request_log=settings)
+
+    assert EndpointSpec.from_user_config(json.loads(json.dumps(spec.as_user_config()))) == spec
+
+
+def test_a_deployment_with_a_log_of_another_kind_is_not_ours() -> None:
+    assert EndpointSpec.from_user_config({**SPEC.as_user_config(), "request_log": {"kept": "on paper"}}) is None

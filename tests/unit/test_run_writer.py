@@ -28,6 +28,9 @@ class FakeTracker:
         self._take("start", name)
         return f"run-of-{name}"
 
+    def open_children(self, parent_run_id: str) -> dict[str, str]:
+        return {}
+
     def reopen(self, run_id: str) -> None:
         self._take("reopen", run_id)
 
@@ -152,6 +155,20 @@ def test_a_trial_that_goes_on_keeps_its_run(tracker: FakeTracker) -> None:
     assert tracker.requests[0] == ("reopen", "run-of-before")
     assert tracker.requests[-1] == ("run-of-before", "FINISHED")
     assert ("start", "trial-0") not in tracker.requests
+
+
+def test_a_run_that_a_server_began_twice_because_its_answer_was_lost_is_there_once(
+    tracker: FakeTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_runs = {"double": "trial-0", "run-of-trial-1": "trial-1", "of-another-phase": "trial-2"}
+    monkeypatch.setattr(tracker, "open_children", lambda parent: open_runs)
+    monkeypatch.setattr(tracker, "discard", lambda run_id: tracker._take("discard", run_id), raising=False)
+    writer = writer_to(tracker)
+    for name in ("trial-0", "trial-1"):
+        writer.start(name, {})
+    writer.end("trial-0", "FINISHED")
+    writer.close()
+    assert [request for request in tracker.requests if request[0] == "discard"] == [("discard", "double")]
 
 
 def test_a_server_that_stays_away_is_an_error_when_the_writer_closes(tracker: FakeTracker) -> None:

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from common.errors import InputError
 from common.recipe import Range
+from common.storage import write_bytes
 from tests.stored_sweeps import RECIPE, SWEEP_ID, Trained, asha_trials, stored, write_sweep
 from tune.stored_sweep import load_sweep
 from tune.study import StudySearch, journal, stored_study
@@ -79,10 +80,11 @@ def test_a_finished_sweep_is_read_from_its_result_where_its_study_is_elsewhere(t
     assert (read.trials, read.recipe, read.prepared_uri) == (sweep.trials, sweep.recipe, sweep.prepared_uri)
 
 
-def test_an_unfinished_sweep_of_another_machine_says_where_to_ask(tmp_path: Path) -> None:
-    (tmp_path / SWEEP_ID).mkdir()
-    with pytest.raises(InputError, match=r"its study is not on this machine \(.*study\.journal\)"):
-        load_sweep(str(tmp_path), SWEEP_ID)
+def test_an_unfinished_sweep_of_another_machine_is_read_from_its_store(tmp_path: Path) -> None:
+    sweep = stored(tmp_path, asha_trials(6))
+    runs = f"memory://test_stored_sweep/{tmp_path.name}/runs"
+    write_bytes(f"{runs}/{SWEEP_ID}/study.journal", (tmp_path / "runs" / SWEEP_ID / "study.journal").read_bytes())
+    assert load_sweep(runs, SWEEP_ID).trials == sweep.trials
 
 
 @pytest.mark.parametrize("trials", [[], [Trained((), TrialState.RUNNING)]])

@@ -1,7 +1,5 @@
 """The parts of a sweep that need no cluster."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +8,6 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from common.recipe_file import load_recipe, shipped_recipes
 from tune.scheduler import make_scheduler, replay, rungs
 from tune.study import TrialRecord, leaderboard
-from tune.sweep import study_file
 
 QUICKSTART = str(shipped_recipes()["quickstart"])
 
@@ -63,15 +60,6 @@ def test_the_leaderboard_ranks_what_can_be_promoted() -> None:
 def test_a_loss_is_ranked_upwards() -> None:
     trials = [TrialRecord(n, "complete", {}, metrics={"loss": loss}) for n, loss in enumerate((0.3, 0.1, 0.2))]
     assert [trial.number for trial in leaderboard(trials, "loss")] == [1, 2, 0]
-
-
-def test_the_study_is_beside_the_trials_unless_the_storage_cannot_append(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path / "cache"))
-    assert study_file(str(tmp_path / "sweep-1")) == tmp_path / "sweep-1" / "study.journal"
-    assert study_file((tmp_path / "sweep-1").as_uri()) == tmp_path / "sweep-1" / "study.journal"
-    assert study_file("s3://bucket/runs/sweep-1") == tmp_path / "cache" / "sweeps" / "sweep-1" / "study.journal"
 
 
 @given(st.integers(1, 400))

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import TrackingError
-from common.tracking import PROBE_TIMEOUT_S, DatasetInput, Tracker, _probe, absolute, open_client, sqlite_uri
+from common.tracking import DatasetInput, Tracker, absolute, open_client, refusal, sqlite_uri
+from common.tracking_address import PROBE_TIMEOUT_S, probe
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_a_database_server_that_is_not_there_is_reported_at_once_and_its_passwor
 
 @pytest.mark.parametrize("uri", ["postgresql:///mlflow", "postgresql://a:1,b:2/mlflow", "mysql://h:x/mlflow"])
 def test_a_database_that_only_its_driver_can_find_is_not_probed(uri: str) -> None:
-    _probe(uri)
+    probe(uri)
 
 
 @pytest.mark.parametrize(
@@ -167,12 +168,12 @@ def test_a_database_server_is_looked_for_at_its_usual_port(
 ) -> None:
     asked = []
     monkeypatch.setattr(socket, "create_connection", lambda *arguments: asked.append(arguments) or socket.socket())
-    _probe(f"{scheme}://db.example/mlflow")
+    probe(f"{scheme}://db.example/mlflow")
     assert asked == [(("db.example", port), PROBE_TIMEOUT_S)]
 
 
 def test_a_server_that_accepts_and_stays_silent_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.tracking.PROBE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("common.tracking_address.PROBE_TIMEOUT_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TrackingError, match="does not answer"):
         open_client(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
@@ -216,3 +217,16 @@ def test_importing_costs_no_mlflow() -> None:
     code = "import sys, common.tracking, common.registry; print('mlflow' in sys.modules, 'torch' in sys.modules)"
 
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False False"
+
+
+def test_a_password_in_the_address_of_a_server_is_refused_and_not_repeated() -> None:
+    with pytest.raises(TrackingError, match=r"^the address http://ann:\*\*\*@mlflow.example of the tracking"):
+        open_client("http://ann:s3cr3t@mlflow.example")
+
+
+def test_a_refusal_shows_no_password_and_says_how_to_log_in() -> None:
+    said = str(refusal("postgresql://ann:s3%40cr3t@db/mlflow", RuntimeError("failed with error code 401 != 200")))
+    assert said == (
+        "postgresql://ann:***@db/mlflow refuses: failed with error code 401 != 200; set MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD"
+    )
