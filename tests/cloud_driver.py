@@ -1,11 +1,13 @@
 """What a job does on the head of a `FakeCloud`: `python -m tests.cloud_driver sweep|endpoints`.
 
-Prints what it saw of the machines as one line of JSON. Trials train nothing: they hold a GPU that is not there.
+Prints what it saw of the machines as one line of JSON. Trials train nothing: they hold a GPU that is not there, and
+leave an empty checkpoint.
 """
 
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +36,7 @@ from serve.endpoints import GATEWAY
 from serve.ray_serve import REPLICA_RESOURCE, serve_details
 from tests.tiny_model import register
 from tune.allocation import allocate
+from tune.checkpoint import seal
 from tune.trial import TrialTask
 
 DEADLINE_S = 90.0
@@ -89,7 +92,12 @@ def hold_a_gpu(config: Mapping[str, Any], task: TrialTask) -> None:
     assert len(ray.get_gpu_ids()) == 1, ray.get_gpu_ids()
     score = 1.0 - config["params"]["weight_decay"]
     measured = {"train_loss": 1.0, "loss": 1.0 - score, "accuracy": score, "macro_f1": score}
-    ray.tune.report({"epoch": 1, **measured, "tokens_per_s": 1.0, "samples_per_s": 1.0, "seconds": 0.0})
+    with tempfile.TemporaryDirectory() as folder:
+        seal(Path(folder))
+        ray.tune.report(
+            {"epoch": 1, **measured, "tokens_per_s": 1.0, "samples_per_s": 1.0, "seconds": 0.0},
+            checkpoint=ray.tune.Checkpoint.from_directory(folder),
+        )
 
 
 def run_sweep(folder: Path) -> dict[str, Any]:
