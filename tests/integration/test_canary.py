@@ -94,7 +94,7 @@ class World:
 
 def _loaded(replica: Any) -> list[int]:
     model = replica._replica_impl._user_callable_wrapper._callable
-    return [version for _, version in model._engines._tasks]
+    return [version for _, version in model._engines._engines]
 
 
 @pytest.fixture

@@ -285,7 +285,6 @@ def test_the_exported_candidate_is_as_good_as_the_trained_one(
     assert report.max_logit_difference < 1e-4
 
 
-@pytest.mark.usefixtures("exports_at_once")
 def test_a_model_can_be_promoted_as_candidate_and_as_champion_afterwards(world: World) -> None:
     registry = world.recipe.registry.model_validate({"gate": {"min_improvement": -0.5}})
     run_id = world.train()
