@@ -40,6 +40,8 @@ _OPTIONS = (
     "--remote-debugging-port=0",
 )
 _ANNOUNCED = "DevTools listening on "
+_ELSEWHERE = ("Inspected target navigated or closed", "Execution context was destroyed", "Cannot find context")
+"""How a command fails whose page has gone elsewhere."""
 
 KEYS = {"Tab": 9, "Enter": 13, "Home": 36, "End": 35, "ArrowLeft": 37, "ArrowRight": 39, " ": 32}
 """Windows' codes of the keys that `Page.press` knows."""
@@ -174,7 +176,18 @@ class Page:
         return found["result"].get("value")
 
     def wait_for(self, condition: str, timeout_s: float = WAIT_TIMEOUT_S) -> Any:
-        """Returns what the expression evaluates to, a plain value, once that is something true."""
+        """Returns what the expression evaluates to, a plain value, once that is something true.
+
+        When the page goes elsewhere meanwhile, the new one is asked.
+        """
+        while True:
+            try:
+                return self._wait_for(condition, timeout_s)
+            except BrowserError as error:
+                if not any(words in str(error) for words in _ELSEWHERE):
+                    raise
+
+    def _wait_for(self, condition: str, timeout_s: float) -> Any:
         return self.run(
             f"""new Promise((resolve, reject) => {{
                 const until = performance.now() + {timeout_s * 1000};
