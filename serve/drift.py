@@ -118,7 +118,10 @@ class DriftMonitor:
         """Publishes the figures until it is cancelled."""
         while True:
             served = {name: endpoints[name].served for name in endpoints.names()}
-            await self.publish({name: version for name, version in served.items() if version})
+            try:
+                await self.publish({name: version for name, version in served.items() if version})
+            except Exception:  # figures that are missing for once are no reason to have none from then on
+                logger.exception("the drift figures were not published")
             await asyncio.sleep(PUBLISH_EVERY_S)
 
     async def publish(self, served: dict[str, ServedVersion]) -> None:
