@@ -53,7 +53,6 @@ class Window:
         self._last: deque[tuple[str, float]] = deque()
         self.labels: Counter[str] = Counter()
         self.answered_at = time.monotonic()
-        self.is_told = False
 
     def add(self, label: str, score: float) -> None:
         """Takes an answer, and forgets the oldest where there are more than the window holds."""
@@ -110,7 +109,7 @@ class DriftMonitor:
         if seen.version is None or not seen.answers:
             return
         window = self._windows.setdefault((seen.endpoint, seen.version), Window())
-        window.answered_at, window.is_told = self._clock(), False
+        window.answered_at = self._clock()
         for answer in seen.answers:
             window.add(answer["label"], answer["score"])
 
@@ -125,7 +124,7 @@ class DriftMonitor:
             await asyncio.sleep(PUBLISH_EVERY_S)
 
     async def publish(self, served: dict[str, ServedVersion]) -> None:
-        """Publishes what is new, and takes back the figures of versions that are gone; `served` is by endpoint."""
+        """Publishes the figures, and takes back the figures of versions that are gone; `served` is by endpoint."""
         for key, window in list(self._windows.items()):
             name, version = key
             current = served.get(name)
@@ -135,9 +134,7 @@ class DriftMonitor:
                 continue
             if current is not None and is_served:
                 await self._learn(key, current.uri)
-            if not window.is_told:
-                window.is_told = True
-                self._tell(key, window)
+            self._tell(key, window)  # new or not: Ray drops a gauge that is not set again
 
     async def _learn(self, key: Key, uri: str) -> None:
         """Reads a version's profile, off the event loop; once, unless that fails."""
@@ -150,16 +147,17 @@ class DriftMonitor:
             logger.warning("the validation profile at %s cannot be read: %s", uri, error)
             return
         self._profiles[key] = profile
-        if profile is not None:
-            shares = {label: count / profile.num_rows for label, count in profile.label_counts.items()}
-            self._metrics.validation(*key, shares=shares, confidence=profile.mean_score)
 
     def _tell(self, key: Key, window: Window) -> None:
         scores = window.scores
         shares = {label: count / len(scores) for label, count in window.labels.items()}
         self._metrics.answers(*key, num_texts=len(scores), shares=shares, confidence=sum(scores) / len(scores))
         profile = self._profiles.get(key)
-        if profile is not None and len(scores) >= MIN_TEXTS:
+        if profile is None:
+            return
+        expected = {label: count / profile.num_rows for label, count in profile.label_counts.items()}
+        self._metrics.validation(*key, shares=expected, confidence=profile.mean_score)
+        if len(scores) >= MIN_TEXTS:
             self._metrics.drift(*key, labels=window.label_psi(profile), confidence=window.score_psi(profile))
 
     def _forget(self, key: Key) -> None:

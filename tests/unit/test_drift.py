@@ -164,13 +164,14 @@ def test_refused_requests_do_not_count() -> None:
     assert seen.publish() == {}
 
 
-def test_nothing_is_told_twice() -> None:
+def test_figures_are_told_again_though_nothing_new_was_asked() -> None:
     seen = Seen()
-    seen.ask(1)
-    seen.publish()
+    seen.ask(MIN_TEXTS)
+    told = dict(seen.publish())
     seen.metrics.told[3].clear()
 
-    assert seen.publish() == {}
+    assert set(told) == {"answers", "validation", "drift"}
+    assert seen.publish() == told
 
 
 def test_figures_of_a_version_that_was_replaced_go_when_it_has_been_quiet() -> None:
