@@ -125,7 +125,8 @@ def deploy_endpoint(
         canary = before  # it goes on, or still tells how it ended
     spec = endpoint_spec(recipe, tracking_uri, storage, code_uri, canary)
     (_deploy_shared if spec.pool == "shared" else _deploy_own)(recipe.name, spec, details)
-    follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
+    if canary is None or (canary is before and not runs):  # or a candidate may win, and the alias move, at any time
+        follow_alias(recipe.name, champion.version, FOLLOW_TIMEOUT_S)
     _follow_canary(recipe.name, canary)
     ended = before.version if before is not None and runs and before != canary else None
     return Deployed(url, champion.name, champion.version, ended)
