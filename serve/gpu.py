@@ -16,6 +16,9 @@ from common.errors import ModelError, ServingError
 BATCH_SIZE = 64
 """Texts per forward pass: as many as the gateway sends at once. A GPU has work for all of them."""
 
+PASS_TOKENS = 1000
+"""What a pass costs in tokens, estimated: some milliseconds to launch its kernels, some microseconds for each token."""
+
 
 def load(folder: Path, weights: Path) -> Classifier:
     """The exported model in `folder` with its forward pass on this process's GPU, ready for the first batch.
@@ -50,7 +53,7 @@ def load_on(device: torch.device, dtype: torch.dtype, folder: Path, weights: Pat
     named = tuple(network.config.id2label[index] for index in range(network.config.num_labels))
     if named != exported.labels:
         raise ModelError(f"{weights} has the labels {named} and {folder} {exported.labels}; promote the model again")
-    return exported.with_model(_forward_by(network.to(device).eval(), device), BATCH_SIZE)
+    return exported.with_model(_forward_by(network.to(device).eval(), device), BATCH_SIZE, PASS_TOKENS)
 
 
 def _forward_by(network: torch.nn.Module, device: torch.device) -> Model:

@@ -150,7 +150,7 @@ def test_a_job_deploys_an_endpoint_that_wakes_after_the_job_has_ended(
     assert answer.json()["version"] == submitted["version"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_sweep_ends_cleanly_and_says_how_to_resume(
     signum: signal.Signals, gateway: None, tmp_path: Path
 ) -> None:

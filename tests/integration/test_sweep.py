@@ -198,7 +198,8 @@ def test_a_sweep_in_which_every_trial_fails_says_why(tmp_path: Path) -> None:
     assert {entry.info.status for entry in runs_of(job)} == {"FAILED"}
 
 
-def test_trials_of_two_workers_train_in_groups(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_groups_of_two_workers_train_at_once(tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=2", "train.num_workers=2", "train.epochs=1")
     result = run(job, allocation=Allocation(2, 1, 0.0, max_concurrent=2))
     assert {trial.state for trial in result.trials} <= {"complete", "pruned"}

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
-from common.classifier import MAX_BATCH_SIZE, MAX_CHARS_PER_TOKEN, Classifier, Inputs, Logits, probabilities
+from common.classifier import MAX_CHARS_PER_TOKEN, Classifier, Inputs, Logits, passes, probabilities
 from common.errors import ModelError
 from tests.tiny_model import VOCABULARY, build_engine
 
@@ -124,12 +125,34 @@ def test_a_text_is_padded_to_neighbours_of_its_length_and_not_to_the_longest_of_
 
     def model(inputs: Inputs) -> Logits:
         widths.append(inputs["input_ids"].shape[1])
-        return np.zeros((MAX_BATCH_SIZE, 2), dtype=np.float32)
+        return np.zeros((len(inputs["input_ids"]), 2), dtype=np.float32)
 
-    texts = ["good", "bad " * 50] * MAX_BATCH_SIZE
-    Classifier.load(folder).with_model(model, MAX_BATCH_SIZE).classify(texts)
+    Classifier.load(folder).with_model(model, batch_size=8, pass_tokens=5).classify(["good", "bad " * 50] * 2)
 
-    assert widths == [1, 50]
+    assert sorted(widths) == [1, 50]
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), max_size=9),
+    batch_size=st.integers(1, 5),
+    pass_tokens=st.integers(0, 50),
+    cuts=st.sets(st.integers(1, 8)),
+)
+def test_every_text_is_read_once_and_no_other_passes_cost_less(
+    lengths: list[int], batch_size: int, pass_tokens: int, cuts: set[int]
+) -> None:
+    def cost(found: list[list[int]]) -> int:
+        return sum(pass_tokens + len(rows) * max(lengths[row] for row in rows) for rows in found)
+
+    found = passes(lengths, batch_size, pass_tokens)
+
+    assert sorted(row for rows in found for row in rows) == list(range(len(lengths)))
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    edges = [0, *sorted(cut for cut in cuts if cut < len(order)), len(order)]
+    other = [order[start:end] for start, end in pairwise(edges) if start < end]
+    assert all(len(rows) <= batch_size for rows in found)
+    if all(len(rows) <= batch_size for rows in other):
+        assert cost(found) <= cost(other)
 
 
 def test_no_texts_and_empty_texts_are_answered(folder: Path) -> None:
@@ -146,7 +169,7 @@ def test_a_text_without_tokens_is_padded_to_one_because_models_cannot_take_none(
         fed.update(inputs)
         return np.zeros((1, 2), dtype=np.float32)
 
-    Classifier.load(folder).with_model(model, batch_size=8).logits([""])
+    Classifier.load(folder).with_model(model, batch_size=8, pass_tokens=5).logits([""])
 
     assert {name: array.tolist() for name, array in fed.items()} == {"input_ids": [[0]], "attention_mask": [[0]]}
 
