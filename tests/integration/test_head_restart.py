@@ -37,8 +37,16 @@ class Cluster:
     @contextmanager
     def head(self) -> Iterator[psutil.Process]:
         """A head without CPUs, so that only what belongs there is on it."""
+        # On its own machine nothing of the cluster is left; here Ray would take the worker for a head that runs already.
+        (Path(self.temp_dir) / "ray_current_cluster").unlink(missing_ok=True)
         options = {"node-ip-address": LOOPBACK, "port": self.address.rpartition(":")[2], "temp-dir": self.temp_dir}
-        options |= {"num-cpus": 0, "include-dashboard": "false", "min-worker-port": 0, "max-worker-port": 0}
+        options |= {
+            "num-cpus": 0,
+            "include-dashboard": "false",
+            "dashboard-port": free_port(),
+            "min-worker-port": 0,
+            "max-worker-port": 0,
+        }
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--disable-usage-stats", *(f"--{name}={value}" for name, value in options.items())]
         with (self.folder / "head.log").open("ab") as log:
