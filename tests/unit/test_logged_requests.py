@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.registry import ModelVersion
 from common.request_log_settings import TextMode, log_location
 from scripts import logged_requests, replay
 from scripts.cli import main
@@ -21,7 +20,7 @@ from scripts.logged_requests import moment
 from serve.request_files import RequestFiles
 from serve.request_table import protection, rows, table
 from tests.answered import answer, answered
-from tests.tiny_model import build_engine
+from tests.fake_registry import Asked, fake_registry
 
 NOW = datetime.now(UTC)
 
@@ -47,27 +46,10 @@ def log(tmp_path: Path) -> Callable[..., None]:
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str | int]]:
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     """What a registry was asked for whose models call `good` what holds that word."""
-    asked: list[tuple[str, str | int]] = []
-
-    class Registry:
-        def __init__(self, tracking_uri: str) -> None:
-            assert tracking_uri == f"sqlite:///{tmp_path}/storage/mlflow.db"
-
-        def by_alias(self, name: str, alias: str) -> ModelVersion:
-            asked.append((name, alias))
-            return ModelVersion(name, 7, "uri", "run")
-
-        def by_version(self, name: str, version: int) -> ModelVersion:
-            asked.append((name, version))
-            return ModelVersion(name, version, "uri", "run")
-
-        def fetchable_uri(self, version: ModelVersion, storage: str) -> str:
-            assert storage == str(tmp_path / "storage")
-            return str(build_engine(tmp_path / "engine"))
-
-    monkeypatch.setattr(replay, "ModelRegistry", Registry)
+    registry, asked = fake_registry(tmp_path / "storage")
+    monkeypatch.setattr(replay, "ModelRegistry", registry)
     return asked
 
 
@@ -132,7 +114,7 @@ def test_where_there_is_no_log_the_way_to_one_is_said(
 
 
 def test_a_candidate_is_compared_text_by_text(
-    log: Callable[..., None], asked: list[tuple[str, str | int]], capfd: pytest.CaptureFixture[str], tmp_path: Path
+    log: Callable[..., None], asked: Asked, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     log("good", "bad", "bad bad bad", answers=[answer("good"), answer("bad"), answer("good", 0.9)])
     log("bad", answers=[answer("good", 0.6)], minutes_ago=2)
@@ -158,7 +140,7 @@ def test_a_candidate_is_compared_text_by_text(
 
 
 def test_an_alias_names_the_candidate_too_and_the_newest_texts_are_taken(
-    log: Callable[..., None], asked: list[tuple[str, str | int]], capfd: pytest.CaptureFixture[str]
+    log: Callable[..., None], asked: Asked, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log("good", minutes_ago=2)
     log("bad", minutes_ago=1)

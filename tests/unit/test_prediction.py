@@ -10,9 +10,8 @@ import serve.batch_prediction
 from common.errors import InputError, RegistryError
 from common.machines import Node, Resources
 from common.recipe_file import shipped_recipes
-from common.registry import ModelVersion
 from scripts import prediction
-from tests.tiny_model import build_engine
+from tests.fake_registry import Asked, fake_registry
 
 QUICKSTART = str(shipped_recipes()["quickstart"])
 
@@ -26,26 +25,10 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str | int]]:
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     """What a registry of tiny models was asked for."""
-    asked: list[tuple[str, str | int]] = []
-
-    class Registry:
-        def __init__(self, tracking_uri: str) -> None:
-            assert tracking_uri == f"sqlite:///{tmp_path}/outputs/mlflow.db"
-
-        def by_alias(self, name: str, alias: str) -> ModelVersion:
-            asked.append((name, alias))
-            return ModelVersion(name, 7, "uri", "run")
-
-        def by_version(self, name: str, version: int) -> ModelVersion:
-            asked.append((name, version))
-            return ModelVersion(name, version, "uri", "run")
-
-        def fetchable_uri(self, version: ModelVersion, storage: str) -> str:
-            return str(build_engine(tmp_path / "engine"))
-
-    monkeypatch.setattr(prediction, "ModelRegistry", Registry)
+    registry, asked = fake_registry(tmp_path / "outputs")
+    monkeypatch.setattr(prediction, "ModelRegistry", registry)
     return asked
 
 
@@ -54,7 +37,7 @@ def predict(target: str, *texts: str, **options: str) -> dict[str, Any]:
     return prediction.predict(target, texts, **given)
 
 
-def test_texts_come_back_with_label_score_and_scores(asked: list[tuple[str, str | int]]) -> None:
+def test_texts_come_back_with_label_score_and_scores(asked: Asked) -> None:
     result = predict("models:/mood@champion", "good good", "bad")
 
     assert (result["model"], result["version"]) == ("mood", 7)
@@ -72,21 +55,19 @@ def test_texts_come_back_with_label_score_and_scores(asked: list[tuple[str, str 
         (QUICKSTART, ("quickstart", "champion")),
     ],
 )
-def test_a_target_names_one_version(
-    target: str, wanted: tuple[str, str | int], asked: list[tuple[str, str | int]]
-) -> None:
+def test_a_target_names_one_version(target: str, wanted: tuple[str, str | int], asked: Asked) -> None:
     predict(target, "good")
     assert asked == [wanted]
 
 
-def test_overrides_change_the_recipe_and_are_not_classified(asked: list[tuple[str, str | int]]) -> None:
+def test_overrides_change_the_recipe_and_are_not_classified(asked: Asked) -> None:
     result = predict(QUICKSTART, "registry.alias=canary", "good = good", "x=bad")
 
     assert asked == [("quickstart", "canary")]
     assert [found["text"] for found in result["predictions"]] == ["good = good", "x=bad"]
 
 
-def test_with_a_model_uri_every_word_is_a_text(asked: list[tuple[str, str | int]]) -> None:
+def test_with_a_model_uri_every_word_is_a_text(asked: Asked) -> None:
     assert [found["text"] for found in predict("models:/mood/3", "data=good")["predictions"]] == ["data=good"]
 
 
@@ -123,7 +104,7 @@ def test_a_files_column_is_the_options_then_the_recipes(
     words: tuple[str, ...],
     options: dict[str, str],
     column: str,
-    asked: list[tuple[str, str | int]],
+    asked: Asked,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
