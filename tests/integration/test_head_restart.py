@@ -37,7 +37,7 @@ class Cluster:
     @contextmanager
     def head(self) -> Iterator[psutil.Process]:
         """A head without CPUs, so that only what belongs there is on it."""
-        # On its own machine nothing of the cluster is left; here Ray would take the worker for a head that runs already.
+        # A head has its machine for itself; here Ray would take the worker for a head that runs already.
         (Path(self.temp_dir) / "ray_current_cluster").unlink(missing_ok=True)
         options = {"node-ip-address": LOOPBACK, "port": self.address.rpartition(":")[2], "temp-dir": self.temp_dir}
         options |= {
