@@ -183,6 +183,9 @@ class Train(Settings):
     """Train on GPUs; when not given, if the cluster has any."""
     gpus_per_worker: PositiveFloat = 1.0
     """GPUs a worker holds; a fraction packs several one-worker trials on one GPU."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Where the workers of one fine-tuning go, as far as there is room: `pack` on few nodes, where gradients take the
+    shortest way; `spread` on many, where each worker has more of a node's memory and cores."""
 
     @model_validator(mode="after")
     def _fractions_are_for_one_worker(self) -> Self:
@@ -192,6 +195,10 @@ class Train(Settings):
                 "workers on one GPU; use a whole number, or num_workers 1"
             )
         return self
+
+    def of_the_loop(self) -> dict[str, Any]:
+        """What the train loop takes: all but how many workers there are and where they go."""
+        return self.model_dump(exclude={"num_workers", "gpus_per_worker", "placement"})
 
 
 class Tracking(Settings):

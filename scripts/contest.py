@@ -80,7 +80,7 @@ def ours(contest: Contest, seed: int, changes: Mapping[str, Any] | None = None) 
         labels=contest.prepared.labels,
         pad_token_id=contest.prepared.pad_token_id,
         num_threads=contest.num_threads,
-        **settings.model_dump(exclude={"num_workers", "gpus_per_worker"}),
+        **settings.of_the_loop(),
     )
     history: list[dict[str, float]] = []
     train(config, lambda metrics, _folder: history.append(metrics))

@@ -84,10 +84,12 @@ class Job:
         return f"{self.recipe.name}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
     def sweep_key(self, data_digest: str) -> str:
-        """Changes with what a sweep's trials depend on; more trials or more time are no other sweep."""
+        """Changes with what a sweep's trials depend on; more trials, more time or other nodes are no other sweep."""
         parts = ("name", "data", "model", "train")
         search = dict.fromkeys(("space", "metric", "scheduler", "seed", "warm_start"), True)
-        decisive = self.recipe.model_dump_json(include={**dict.fromkeys(parts, True), "search": search})
+        decisive = self.recipe.model_dump_json(
+            include={**dict.fromkeys(parts, True), "search": search}, exclude={"train": {"placement"}}
+        )
         return hashlib.sha256(f"{decisive}{data_digest}{self.tracking_uri}".encode()).hexdigest()[:16]
 
     def promotion_key(self, run: Mapping[str, Any]) -> str:

@@ -38,7 +38,12 @@ def worker_group(settings: Train, cpus_per_worker: int, *, use_gpu: bool) -> Sca
     _check_room(settings, per_worker)
     workers = settings.num_workers
     num_workers = workers.max if workers.min == workers.max else (workers.min, workers.max)
-    return ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=per_worker)
+    return ScalingConfig(
+        num_workers=num_workers,
+        use_gpu=use_gpu,
+        resources_per_worker=per_worker,
+        placement_strategy=settings.placement.upper(),
+    )
 
 
 def _check_room(settings: Train, per_worker: Mapping[str, float]) -> None:

@@ -64,7 +64,7 @@ def loop_config(
         pad_token_id=prepared.pad_token_id,
         num_threads=num_threads,
         lora=lora,
-        **settings.model_dump(exclude={"num_workers", "gpus_per_worker"}),
+        **settings.of_the_loop(),
     )
 
 

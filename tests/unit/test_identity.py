@@ -43,9 +43,15 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["search.num_trials=50", "search.time_budget_s=9", "search.max_concurrent=1", "search.confirm={top: 2}"],
+    [
+        "search.num_trials=50",
+        "search.time_budget_s=9",
+        "search.max_concurrent=1",
+        "search.confirm={top: 2}",
+        "train.placement=spread",
+    ],
 )
-def test_more_trials_time_or_confirmation_are_no_other_sweep(override: str, tmp_path: Path) -> None:
+def test_more_trials_time_confirmation_or_other_nodes_are_no_other_sweep(override: str, tmp_path: Path) -> None:
     resume(tmp_path)
     resume(tmp_path, override)
 

@@ -115,6 +115,7 @@ def test_a_sweep_is_the_same_as_long_as_what_its_trials_depend_on_is(tmp_path: P
     assert load(tmp_path, "serve.max_replicas=9").sweep_key("digest") == key
     assert load(tmp_path, "registry.gate.minimum=0.5").sweep_key("digest") == key
     assert load(tmp_path, "search.num_trials=50", "search.time_budget_s=9").sweep_key("digest") == key
+    assert load(tmp_path, "train.placement=spread").sweep_key("digest") == key
     assert load(tmp_path, "train.epochs=9").sweep_key("digest") != key
     assert load(tmp_path, "search.seed=9").sweep_key("digest") != key
     assert load(tmp_path).sweep_key("other rows") != key

@@ -47,7 +47,8 @@ def test_three_mistakes_are_all_reported_with_their_lines(tmp_path: Path) -> Non
     assert problems(path) == (
         "line 5: train.epochs: input should be greater than 0 (given: 0)",
         "line 6: train has no setting 'batchsize'; did you mean 'batch_size'? known: epochs, batch_size, "
-        "learning_rate, weight_decay, warmup_ratio, precision, seed, num_workers, use_gpu, gpus_per_worker",
+        "learning_rate, weight_decay, warmup_ratio, precision, seed, num_workers, use_gpu, gpus_per_worker, "
+        "placement",
         "line 7: serve: min_replicas 5 is above max_replicas 2",
     )
 
@@ -103,6 +104,7 @@ def test_mistakes_of_file_and_overrides_come_in_one_report(tmp_path: Path) -> No
         (MINIMAL + "search: {space: {epochs: {fixed: 1, choice: [2]}}}\n", "exactly one of"),
         (MINIMAL + "train: {num_workers: {min: 3, max: 2}}\n", "swap them"),
         (MINIMAL + "train: {num_workers: 2, gpus_per_worker: 0.5}\n", "NCCL refuses"),
+        (MINIMAL + "train: {placement: scatter}\n", "line 4: train.placement: input should be 'pack' or 'spread'"),
         (MINIMAL + "data: 3\n", "given twice"),
     ],
 )

@@ -33,6 +33,15 @@ def test_workers_that_fit_the_nodes_are_let_in(
 
 
 @pytest.mark.parametrize(
+    ("settings", "strategy"), [({}, "PACK"), ({"placement": "pack"}, "PACK"), ({"placement": "spread"}, "SPREAD")]
+)
+def test_the_recipe_says_whether_workers_are_packed_or_spread(
+    settings: dict[str, object], strategy: str, two_nodes: None
+) -> None:
+    assert worker_group(Train(num_workers=2, **settings), 1, use_gpu=False).placement_strategy == strategy
+
+
+@pytest.mark.parametrize(
     ("settings", "cpus", "room"),
     [({"num_workers": 3}, 2, 2), ({"num_workers": 2, "use_gpu": True}, 1, 1), ({"num_workers": 1}, 4, 0)],
 )
