@@ -19,7 +19,7 @@ import pytest
 
 from common.ray_environment import own_cluster_environment
 from common.ray_head import LOOPBACK, free_port
-from tests.integration.test_nothing_lost import kill_tree, wait_for
+from tests.nodes import kill_tree, wait_for
 from tests.services import ROOT, server
 
 REDIS = shutil.which("redis-server")

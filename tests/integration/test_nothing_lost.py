@@ -4,9 +4,7 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,13 +19,12 @@ import ray.util.state
 
 from common.cluster import Connection, read_record
 from common.errors import StorageError
-from common.ray_environment import own_cluster_environment
-from common.ray_head import CLUSTER_ID_VARIABLE
 from scripts.job import Job, stored_runs
 from tests.integration.test_line import tuneserve
 from tests.integration.test_sweep import run, runs_of
+from tests.nodes import added_nodes
 from tests.small_job import small_job, write_recipe
-from tests.warm_command import ROOT, Command
+from tests.warm_command import Command
 from tune.allocation import Allocation
 from tune.study import TrialRecord, stored_study
 
@@ -126,55 +123,18 @@ def test_a_killed_worker_costs_no_epoch_that_was_saved(tmp_path: Path) -> None:
     assert {entry.info.status for entry in runs_of(job)} == {"FINISHED"}
 
 
-@contextmanager
-def second_node(num_cpus: int) -> Iterator[int]:
-    """A raylet beside the head; yields the process whose tree it is."""
-    record = read_record()
-    assert record is not None
-    before = num_nodes()
-    environment = {**os.environ, **own_cluster_environment(), CLUSTER_ID_VARIABLE: record.cluster_id}
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-P", str(ROOT / "tests" / "raylet.py"), record.address, str(num_cpus)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_for(lambda: num_nodes() > before)
-            yield process.pid
-        finally:
-            kill_tree(process.pid)
-    wait_for(lambda: num_nodes() == before)
-
-
-def num_nodes() -> int:
-    return sum(bool(node["Alive"]) for node in ray.nodes())
-
-
-def kill_tree(pid: int) -> None:
-    with suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        for process in [*parent.children(recursive=True), parent]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
-def wait_for(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.1)
-
-
 def test_a_trial_on_a_killed_node_continues_on_another(tmp_path: Path, cluster: Connection) -> None:
     job = small_job(tmp_path, "search.num_trials=1", "search.scheduler=fifo", "train.epochs=4")
     head_cpus = int(ray.cluster_resources()["CPU"])
     blocker = ray.util.placement_group([{"CPU": head_cpus}])
     ray.get(blocker.ready())
-    with second_node(num_cpus=1) as node:
-        killed: list[int] = []
+    with added_nodes(tmp_path, 1, num_cpus=1) as (node,):
+        killed: list[str] = []
 
         def kill_once(record: TrialRecord) -> None:
             if not killed and len(record.history) == 2:
-                killed.append(node)
-                kill_tree(node)
+                killed.append(node.node_id)
+                node.kill()
                 ray.util.remove_placement_group(blocker)
 
         result = run(job, kill_once, Allocation(1, 1, 0.0, max_concurrent=1))
