@@ -202,9 +202,7 @@ def test_how_a_canary_ended_is_told_until_the_next_one(gateway: FakeServe) -> No
     assert gateway.health()["quickstart"]["canary"] == {"state": "rolled back", "started_at": "later"}
 
 
-def test_a_candidate_may_win_before_its_deployment_is_over(
-    gateway: FakeServe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_candidate_may_win_before_its_deployment_is_over(gateway: FakeServe, monkeypatch: pytest.MonkeyPatch) -> None:
     deploy()
     monkeypatch.setattr(application, "FOLLOW_TIMEOUT_S", 0.0)
     gateway.canary_state, gateway.version = "finished", 4

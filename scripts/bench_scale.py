@@ -1,0 +1,278 @@
+"""How what a sweep and the endpoints cost grows with their number, and where the first limit of each axis is.
+
+    python -m scripts.bench_scale recipes/quickstart.yaml --png scaling.png
+    python -m scripts.bench_scale recipes/quickstart.yaml --part gateway --times 4     # four times the sizes
+
+Each axis is measured at a few sizes, and a line of least squares is laid through them. What is counted is the CPU time
+of the one thread or process that the axis loads, which other work on the machine changes little; memory is what the
+process shares with no other. Three parts, each with Ray processes of its own that vanish:
+
+- `sweep`: trials that train nothing, through searcher, scheduler and recorder as in `scripts.bench_trials`, and the
+  writing of their MLflow runs on SQLite by the thread that sweeps use;
+- `control_store`: Ray's GCS with actors that come and go, and with nodes that are there (raylets on this machine);
+- `gateway`: the recipe is trained for one epoch and deployed; requests at 1 and 32 connections, and copies of the
+  endpoint that nobody asks, on the shared pool (`scripts.shared_pool`) and with replicas of their own.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+import ray
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+
+from common.cluster import connect
+from common.errors import ServingError
+from common.ray_head import LOOPBACK
+from common.recipe import PoolKind
+from common.tracking import Tracker, sqlite_uri
+from scripts.bench_trials import RECIPE, report_epochs, run_many
+from scripts.benchmark import Figure, run
+from scripts.display import say, step
+from scripts.fault_injection import pids
+from scripts.scale_axis import Axis, fit, write_figure
+from scripts.served import Served, ask, served, wait
+from scripts.shared_pool import busy_cores, deploy_copies, gateway_process
+from scripts.varying_load import Stage, varying_load
+from tune.run_writer import RunWriter
+from tune.study import TrialRecord
+
+PARTS = ("sweep", "control_store", "gateway")
+
+TRIALS = (100, 200, 400)
+EPOCHS = (5, 10, 20)
+NUM_REPORTING = 40
+"""Trials that report all of `EPOCHS`."""
+CONCURRENT = (2, 6, 12)
+RUNS = (100, 200, 400)
+ACTORS = (10, 20, 40)
+NODES = 4
+CONNECTIONS = (1, 32)
+LOAD_S = (2.0, 4.0, 6.0)
+SHARED_ENDPOINTS = (0, 40, 80, 120)
+OWN_ENDPOINTS = (0, 4, 8)
+
+WATCHED_S = 8.0
+"""For how long a process is watched that nobody asks for anything."""
+
+FULL_CORE = 1.0
+MEMORY_LIMIT_MB = 4096.0
+SUGGESTION_LIMIT_MS = 100.0
+SETTINGS = ("serve.downscale_to_zero_delay_s=600", "serve.max_queued_requests=1024", "serve.max_replicas=1")
+
+
+@click.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1)
+@click.option(
+    "--part", "parts", type=click.Choice(PARTS), multiple=True, help="What to measure; all of it if not given."
+)
+@click.option("--times", default=1, show_default=True, type=click.IntRange(min=1), help="So many times the sizes.")
+@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Where the figure goes.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def main(
+    recipe: str, overrides: tuple[str, ...], parts: tuple[str, ...], times: int, png: Path | None, as_json: bool
+) -> None:
+    """Measures what grows, and draws it."""
+    measured: dict[str, Callable[[], list[Axis]]] = {
+        "sweep": lambda: sweep_axes(times),
+        "control_store": lambda: control_store_axes(times),
+        "gateway": lambda: gateway_axes(recipe, overrides, times),
+    }
+
+    def measure() -> list[Figure]:
+        axes = []
+        for part in parts or PARTS:
+            step(f"Scale: {part}")
+            axes += measured[part]()
+        for axis in axes:
+            say(f"  {axis.name}: {axis}")
+        if png is not None:
+            write_figure(axes, png, "What grows, and by how much")
+            say(f"  drawn in {png}")
+        return [figure for axis in axes for figure in axis.figures()]
+
+    run(measure, as_json=as_json)
+
+
+@dataclass
+class Driver:
+    """What the driver's thread had worked when it had taken each result."""
+
+    started_s: float = field(default_factory=time.thread_time)
+    points: list[tuple[float, float]] = field(default_factory=list)
+
+    def on_update(self, record: TrialRecord) -> None:
+        """Listens to a sweep: a trial that starts or ends tells nothing new."""
+        if record.state == "running" and record.history:
+            self.points.append((len(self.points) + 1.0, time.thread_time() - self.started_s))
+
+
+def sweep_axes(times: int) -> list[Axis]:
+    """Results, trials, what the searcher takes for one, trials at once, and MLflow runs."""
+    trials, suggestions, results, concurrent = [], [], [], []
+    with tempfile.TemporaryDirectory(prefix="bench-scale-") as folder, connect(num_cpus=max(CONCURRENT)):
+        tracker = Tracker.open(sqlite_uri(folder), RECIPE.experiment)
+        for size in (times * size for size in TRIALS):
+            worked_s, search_s, _ = _drive(tracker, folder, trials=size, epochs=1, at_once=CONCURRENT[0])
+            trials.append((size, worked_s - search_s))
+            suggestions.append((size / 2, search_s / size * 1000))  # the searcher knew half of them on average
+        for epochs in (times * epochs for epochs in EPOCHS):
+            worked_s, _, _ = _drive(tracker, folder, trials=NUM_REPORTING, epochs=epochs, at_once=CONCURRENT[0])
+            results.append((NUM_REPORTING * epochs, worked_s))
+        for at_once in CONCURRENT:
+            _, _, seen = _drive(tracker, folder, trials=4 * at_once, epochs=EPOCHS[-1], at_once=at_once)
+            concurrent.append((at_once, fit(seen.points[len(seen.points) // 2 :]).slope * 1000))
+        runs = [(size, _write_runs(tracker, size)) for size in (times * size for size in RUNS)]
+    return [
+        Axis("trials", "trials", "CPU s of the driver", tuple(trials)),
+        Axis("suggestions", "trials before", "CPU ms of TPE", tuple(suggestions), SUGGESTION_LIMIT_MS),
+        Axis("results", "results", "CPU s of the driver", tuple(results)),
+        Axis("concurrency", "trials at once", "CPU ms a result", tuple(concurrent), SUGGESTION_LIMIT_MS),
+        Axis("mlflow_runs", "MLflow runs", "CPU s of the writer", tuple(runs)),
+    ]
+
+
+def _drive(tracker: Tracker, folder: str, *, trials: int, epochs: int, at_once: int) -> tuple[float, float, Driver]:
+    """CPU seconds of the driver's thread for a sweep, those of them in which TPE suggests, and its course."""
+    recipe = RECIPE.model_copy(
+        update={"search": RECIPE.search.model_copy(update={"num_trials": trials, "scheduler": "fifo"})}
+    )
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        seen = Driver()
+        search = run_many(
+            recipe,
+            tracker,
+            own,
+            partial(report_epochs, epochs=epochs),
+            epochs=epochs,
+            max_concurrent=at_once,
+            on_update=seen.on_update,
+        )
+        worked_s = time.thread_time() - seen.started_s
+    say(f"  {trials} trials of {epochs} results, {at_once} at once: {worked_s:.2f} CPU s")
+    return worked_s, search.suggesting_cpu_s, seen
+
+
+def _write_runs(tracker: Tracker, size: int) -> float:
+    """CPU seconds for so many runs; this process does nothing else meanwhile."""
+    started_s = time.process_time()
+    run_ids: dict[str, str] = {}
+    writer = RunWriter(tracker, tracker.start("runs"), run_ids.__setitem__)
+    for name in map(str, range(size)):
+        writer.start(name, {"learning_rate": 1e-3, "weight_decay": 0.1})
+        writer.log(name, {"loss": 0.5, "accuracy": 0.5, "macro_f1": 0.5, "seconds": 1.0}, 1)
+        writer.end(name, "FINISHED")
+    writer.close()
+    return time.process_time() - started_s
+
+
+def control_store_axes(times: int) -> list[Axis]:
+    """Actors that come and go, what is left of them, and nodes that are there."""
+    with connect(num_cpus=1):
+        store = next(child for child in psutil.Process().children(recursive=True) if child.name() == "gcs_server")
+        actors, memory, total = [], [], 0
+        for size in (times * size for size in ACTORS):
+            before_s = _cpu_s(store)
+            _come_and_go(size)
+            total += size
+            actors.append((size, _cpu_s(store) - before_s))
+            memory.append((total, _uss_mb(store)))
+        nodes = [(1, busy_cores(store, WATCHED_S))]
+        for number in range(2, NODES + 1):
+            _add_node()
+            nodes.append((number, busy_cores(store, WATCHED_S)))
+    return [
+        Axis("actors", "actors", "CPU s of the GCS", tuple(actors)),
+        Axis("actors_memory", "actors that were", "MB of the GCS", tuple(memory), MEMORY_LIMIT_MB),
+        Axis("nodes", "nodes", "cores of the GCS", tuple(nodes), FULL_CORE),
+    ]
+
+
+class _Nothing:
+    def is_there(self) -> bool:
+        return True
+
+
+def _come_and_go(size: int) -> None:
+    actor: Any = ray.remote(num_cpus=0)(_Nothing)
+    actors = [actor.remote() for _ in range(size)]
+    ray.get([one.is_there.remote() for one in actors])
+    for one in actors:
+        ray.kill(one)
+
+
+def _add_node() -> None:
+    """One more node on this machine, which ends with this process's connection."""
+    address = ray.get_runtime_context().gcs_address
+    Node(
+        RayParams(gcs_address=address, node_ip_address=LOOPBACK, num_cpus=0, object_store_memory=100_000_000),
+        head=False,
+        shutdown_at_exit=True,
+        spawn_reaper=True,
+    )
+
+
+def gateway_axes(recipe: str, overrides: Sequence[str], times: int) -> list[Axis]:
+    """Requests, and endpoints that nobody asks."""
+    with served(recipe, [*SETTINGS, *overrides]) as endpoint, connect(private=False):
+        ask(endpoint.url, endpoint.texts[0])
+        wait(endpoint.url, "awake")
+        gateway = gateway_process()
+        controller = psutil.Process(pids("controller", endpoint.job.recipe.name)[0])
+        axes = [_requests(endpoint, gateway, connections, times) for connections in CONNECTIONS]
+        shared, memory, own = [], [], []
+        for size in _growing(endpoint, "shared", [times * size for size in SHARED_ENDPOINTS]):
+            shared.append((size, busy_cores(gateway, WATCHED_S)))
+            memory.append((size, _uss_mb(gateway)))
+        for size in _growing(endpoint, "own", [times * size for size in OWN_ENDPOINTS]):
+            own.append((size, busy_cores(controller, WATCHED_S)))
+    return [
+        *axes,
+        Axis("shared_endpoints", "sleeping endpoints", "cores of the gateway", tuple(shared), FULL_CORE),
+        Axis("shared_endpoints_memory", "sleeping endpoints", "MB of the gateway", tuple(memory), MEMORY_LIMIT_MB),
+        Axis("own_endpoints", "sleeping endpoints", "cores of Serve's controller", tuple(own), FULL_CORE),
+    ]
+
+
+def _requests(endpoint: Served, gateway: psutil.Process, connections: int, times: int) -> Axis:
+    """Requests of one text, each answered by a replica; the gateway's CPU time for longer and longer loads."""
+    bodies = [json.dumps({"text": text}).encode() for text in endpoint.texts]
+    points = []
+    for seconds in (times * seconds for seconds in LOAD_S):
+        before_s = _cpu_s(gateway)
+        course = varying_load(endpoint.url, bodies, [Stage(connections, seconds)], asleep_within_s=0.0)
+        if course.num_failed():
+            raise ServingError(f"{course.num_failed()} requests to {endpoint.url} failed; their cost tells nothing")
+        points.append((len(course.requests), _cpu_s(gateway) - before_s))
+        say(f"  {connections} connections: {points[-1][0]} requests, {points[-1][1]:.2f} CPU s of the gateway")
+    return Axis(f"requests_{connections}", "requests", "CPU s of the gateway", tuple(points))
+
+
+def _growing(endpoint: Served, pool: PoolKind, sizes: Sequence[int]) -> Iterator[int]:
+    """Deploys copies of the endpoint until there are so many, size by size; nobody asks them."""
+    for before, size in pairwise([0, *sizes]):
+        deploy_copies(endpoint, [f"{pool}-{number:05}" for number in range(before, size)], pool=pool)
+        yield size
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _uss_mb(process: psutil.Process) -> float:
+    return float(process.memory_full_info().uss / 1e6)
+
+
+if __name__ == "__main__":
+    main()
