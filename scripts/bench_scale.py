@@ -54,15 +54,17 @@ NUM_REPORTING = 40
 """Trials that report all of `EPOCHS`."""
 CONCURRENT = (2, 6, 12)
 RUNS = (100, 200, 400)
-ACTORS = (10, 20, 40)
-NODES = 4
+ACTORS = (6, 12, 24)
+NODES = (1, 3, 6)
 CONNECTIONS = (1, 32)
 LOAD_S = (2.0, 4.0, 6.0)
 SHARED_ENDPOINTS = (0, 40, 80, 120)
 OWN_ENDPOINTS = (0, 4, 8)
 
-WATCHED_S = 8.0
+WATCHED_S = 10.0
 """For how long a process is watched that nobody asks for anything."""
+
+SETTLE_S = 5.0
 
 FULL_CORE = 1.0
 MEMORY_LIMIT_MB = 4096.0
@@ -177,25 +179,33 @@ def _write_runs(tracker: Tracker, size: int) -> float:
 
 
 def control_store_axes(times: int) -> list[Axis]:
-    """Actors that come and go, what is left of them, and nodes that are there."""
+    """Nodes that are there, and actors that come and go."""
+    nodes, actors, memory = [], [], []
     with connect(num_cpus=1):
-        store = next(child for child in psutil.Process().children(recursive=True) if child.name() == "gcs_server")
-        actors, memory, total = [], [], 0
+        store = _control_store()
+        for before, number in pairwise([1, *NODES]):
+            for _ in range(before, number):
+                _add_node()
+            time.sleep(SETTLE_S)  # their agents are starting
+            nodes.append((sum(node["Alive"] for node in ray.nodes()), busy_cores(store, WATCHED_S)))
+            say(f"  {nodes[-1][0]} nodes: {nodes[-1][1]:.4f} cores of the GCS")
+    with connect(num_cpus=1):
+        store = _control_store()
         for size in (times * size for size in ACTORS):
-            before_s = _cpu_s(store)
+            began_at, before_s = time.monotonic(), _cpu_s(store)
             _come_and_go(size)
-            total += size
-            actors.append((size, _cpu_s(store) - before_s))
-            memory.append((total, _uss_mb(store)))
-        nodes = [(1, busy_cores(store, WATCHED_S))]
-        for number in range(2, NODES + 1):
-            _add_node()
-            nodes.append((number, busy_cores(store, WATCHED_S)))
+            idle_s = nodes[0][1] * (time.monotonic() - began_at)  # what it works when nothing happens
+            actors.append((size, _cpu_s(store) - before_s - idle_s))
+            memory.append((size, _uss_mb(store)))
+            say(f"  {size} actors: {actors[-1][1]:.3f} CPU s and {memory[-1][1]:.1f} MB of the GCS")
     return [
-        Axis("actors", "actors", "CPU s of the GCS", tuple(actors)),
-        Axis("actors_memory", "actors that were", "MB of the GCS", tuple(memory), MEMORY_LIMIT_MB),
         Axis("nodes", "nodes", "cores of the GCS", tuple(nodes), FULL_CORE),
+        Axis("actors", "actors", "CPU s of the GCS", tuple(actors)),
     ]
+
+
+def _control_store() -> psutil.Process:
+    return next(child for child in psutil.Process().children(recursive=True) if child.name() == "gcs_server")
 
 
 class _Nothing:
