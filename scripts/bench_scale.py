@@ -48,12 +48,13 @@ from tune.study import TrialRecord
 
 PARTS = ("sweep", "control_store", "gateway")
 
-TRIALS = (100, 200, 400)
+TRIALS = (75, 150, 300)
 EPOCHS = (5, 10, 20)
-NUM_REPORTING = 40
+NUM_REPORTING = 30
 """Trials that report all of `EPOCHS`."""
-CONCURRENT = (2, 6, 12)
-RUNS = (100, 200, 400)
+AT_ONCE = 2
+CONCURRENT = (1, 3, 6)
+RUNS = (50, 100, 200)
 ACTORS = (6, 12, 24)
 NODES = (1, 3, 6)
 CONNECTIONS = (1, 32)
@@ -125,11 +126,11 @@ def sweep_axes(times: int) -> list[Axis]:
     with tempfile.TemporaryDirectory(prefix="bench-scale-") as folder, connect(num_cpus=max(CONCURRENT)):
         tracker = Tracker.open(sqlite_uri(folder), RECIPE.experiment)
         for size in (times * size for size in TRIALS):
-            worked_s, search_s, _ = _drive(tracker, folder, trials=size, epochs=1, at_once=CONCURRENT[0])
+            worked_s, search_s, _ = _drive(tracker, folder, trials=size, epochs=1, at_once=AT_ONCE)
             trials.append((size, worked_s - search_s))
             suggestions.append((size / 2, search_s / size * 1000))  # the searcher knew half of them on average
         for epochs in (times * epochs for epochs in EPOCHS):
-            worked_s, _, _ = _drive(tracker, folder, trials=NUM_REPORTING, epochs=epochs, at_once=CONCURRENT[0])
+            worked_s, _, _ = _drive(tracker, folder, trials=NUM_REPORTING, epochs=epochs, at_once=AT_ONCE)
             results.append((NUM_REPORTING * epochs, worked_s))
         for at_once in CONCURRENT:
             _, _, seen = _drive(tracker, folder, trials=4 * at_once, epochs=EPOCHS[-1], at_once=at_once)
