@@ -1,7 +1,7 @@
 """How what a sweep and the endpoints cost grows with their number, and where the first limit of each axis is.
 
     python -m scripts.bench_scale recipes/quickstart.yaml --png scaling.png
-    python -m scripts.bench_scale recipes/quickstart.yaml --part gateway --times 4     # four times the sizes
+    python -m scripts.bench_scale recipes/quickstart.yaml --part gateway --times 4     # larger sizes
 
 Each axis is measured at a few sizes, and a line of least squares is laid through them. What is counted is the CPU time
 of the one thread or process that the axis loads, which other work on the machine changes little; memory is what the
@@ -58,18 +58,20 @@ RUNS = (50, 100, 200)
 ACTORS = (6, 12, 24)
 NODES = (1, 3, 6)
 CONNECTIONS = (1, 32)
-LOAD_S = (2.0, 4.0, 6.0)
-SHARED_ENDPOINTS = (0, 40, 80, 120)
-OWN_ENDPOINTS = (0, 4, 8)
+LOAD_S = (1.5, 3.0, 4.5)
+SHARED_ENDPOINTS = (0, 50, 100)
+OWN_ENDPOINTS = (0, 3, 6)
 
-WATCHED_S = 10.0
+WATCHED_S = 8.0
 """For how long a process is watched that nobody asks for anything."""
 
 SETTLE_S = 5.0
 
 FULL_CORE = 1.0
 MEMORY_LIMIT_MB = 4096.0
-SUGGESTION_LIMIT_MS = 100.0
+SLOW_MS = 100.0
+"""A driver that works so long for each trial, or result, takes ten of them a second."""
+
 SETTINGS = ("serve.downscale_to_zero_delay_s=600", "serve.max_queued_requests=1024", "serve.max_replicas=1")
 
 
@@ -79,7 +81,13 @@ SETTINGS = ("serve.downscale_to_zero_delay_s=600", "serve.max_queued_requests=10
 @click.option(
     "--part", "parts", type=click.Choice(PARTS), multiple=True, help="What to measure; all of it if not given."
 )
-@click.option("--times", default=1, show_default=True, type=click.IntRange(min=1), help="So many times the sizes.")
+@click.option(
+    "--times",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="So many times the sizes, but for processes.",
+)
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Where the figure goes.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def main(
@@ -138,9 +146,9 @@ def sweep_axes(times: int) -> list[Axis]:
         runs = [(size, _write_runs(tracker, size)) for size in (times * size for size in RUNS)]
     return [
         Axis("trials", "trials", "CPU s of the driver", tuple(trials)),
-        Axis("suggestions", "trials before", "CPU ms of TPE", tuple(suggestions), SUGGESTION_LIMIT_MS),
+        Axis("suggestions", "trials before", "CPU ms of TPE", tuple(suggestions), SLOW_MS),
         Axis("results", "results", "CPU s of the driver", tuple(results)),
-        Axis("concurrency", "trials at once", "CPU ms a result", tuple(concurrent), SUGGESTION_LIMIT_MS),
+        Axis("concurrency", "trials at once", "CPU ms a result", tuple(concurrent), SLOW_MS),
         Axis("mlflow_runs", "MLflow runs", "CPU s of the writer", tuple(runs)),
     ]
 
@@ -245,8 +253,10 @@ def gateway_axes(recipe: str, overrides: Sequence[str], times: int) -> list[Axis
         for size in _growing(endpoint, "shared", [times * size for size in SHARED_ENDPOINTS]):
             shared.append((size, busy_cores(gateway, WATCHED_S)))
             memory.append((size, _uss_mb(gateway)))
+            say(f"  {size} shared: the gateway takes {shared[-1][1]:.4f} cores and {memory[-1][1]:.1f} MB")
         for size in _growing(endpoint, "own", [times * size for size in OWN_ENDPOINTS]):
             own.append((size, busy_cores(controller, WATCHED_S)))
+            say(f"  {size} with replicas of their own: Serve's controller takes {own[-1][1]:.4f} cores")
     return [
         *axes,
         Axis("shared_endpoints", "sleeping endpoints", "cores of the gateway", tuple(shared), FULL_CORE),
