@@ -18,7 +18,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -35,16 +34,15 @@ from common.errors import ServingError
 from common.ray_head import LOOPBACK
 from common.recipe import PoolKind
 from common.tracking import Tracker, sqlite_uri
-from scripts.bench_trials import RECIPE, report_epochs, run_many
+from scripts.bench_trials import RECIPE, Measured, report_epochs, run_many
 from scripts.benchmark import Figure, run
 from scripts.display import say, step
 from scripts.fault_injection import pids
-from scripts.scale_axis import Axis, fit, write_figure
+from scripts.scale_axis import Axis, write_figure
 from scripts.served import Served, ask, served, wait
 from scripts.shared_pool import busy_cores, deploy_copies, gateway_process
 from scripts.varying_load import Stage, varying_load
 from tune.run_writer import RunWriter
-from tune.study import TrialRecord
 
 PARTS = ("sweep", "control_store", "gateway")
 
@@ -53,8 +51,7 @@ EPOCHS = (5, 10, 20)
 NUM_REPORTING = 30
 """Trials that report all of `EPOCHS`."""
 AT_ONCE = 2
-CONCURRENT = (1, 3, 6)
-RUNS = (50, 100, 200)
+RUNS = (100, 200, 400)
 ACTORS = (6, 12, 24)
 NODES = (1, 3, 6)
 CONNECTIONS = (1, 32)
@@ -70,7 +67,7 @@ SETTLE_S = 5.0
 FULL_CORE = 1.0
 MEMORY_LIMIT_MB = 4096.0
 SLOW_MS = 100.0
-"""A driver that works so long for each trial, or result, takes ten of them a second."""
+"""A driver that works so long for each trial starts ten of them a second."""
 
 SETTINGS = ("serve.downscale_to_zero_delay_s=600", "serve.max_queued_requests=1024", "serve.max_replicas=1")
 
@@ -115,63 +112,44 @@ def main(
     run(measure, as_json=as_json)
 
 
-@dataclass
-class Driver:
-    """What the driver's thread had worked when it had taken each result."""
-
-    started_s: float = field(default_factory=time.thread_time)
-    points: list[tuple[float, float]] = field(default_factory=list)
-
-    def on_update(self, record: TrialRecord) -> None:
-        """Listens to a sweep: a trial that starts or ends tells nothing new."""
-        if record.state == "running" and record.history:
-            self.points.append((len(self.points) + 1.0, time.thread_time() - self.started_s))
-
-
 def sweep_axes(times: int) -> list[Axis]:
-    """Results, trials, what the searcher takes for one, trials at once, and MLflow runs."""
-    trials, suggestions, results, concurrent = [], [], [], []
-    with tempfile.TemporaryDirectory(prefix="bench-scale-") as folder, connect(num_cpus=max(CONCURRENT)):
+    """Trials, what the searcher takes for one, results, and MLflow runs."""
+    trials, suggestions, results = [], [], []
+    with tempfile.TemporaryDirectory(prefix="bench-scale-") as folder, connect(num_cpus=AT_ONCE):
         tracker = Tracker.open(sqlite_uri(folder), RECIPE.experiment)
         for size in (times * size for size in TRIALS):
-            worked_s, search_s, _ = _drive(tracker, folder, trials=size, epochs=1, at_once=AT_ONCE)
+            worked_s, search_s = _drive(tracker, folder, trials=size, epochs=1)
             trials.append((size, worked_s - search_s))
             suggestions.append((size / 2, search_s / size * 1000))  # the searcher knew half of them on average
         for epochs in (times * epochs for epochs in EPOCHS):
-            worked_s, _, _ = _drive(tracker, folder, trials=NUM_REPORTING, epochs=epochs, at_once=AT_ONCE)
+            worked_s, _ = _drive(tracker, folder, trials=NUM_REPORTING, epochs=epochs)
             results.append((NUM_REPORTING * epochs, worked_s))
-        for at_once in CONCURRENT:
-            _, _, seen = _drive(tracker, folder, trials=4 * at_once, epochs=EPOCHS[-1], at_once=at_once)
-            concurrent.append((at_once, fit(seen.points[len(seen.points) // 2 :]).slope * 1000))
         runs = [(size, _write_runs(tracker, size)) for size in (times * size for size in RUNS)]
     return [
         Axis("trials", "trials", "CPU s of the driver", tuple(trials)),
         Axis("suggestions", "trials before", "CPU ms of TPE", tuple(suggestions), SLOW_MS),
         Axis("results", "results", "CPU s of the driver", tuple(results)),
-        Axis("concurrency", "trials at once", "CPU ms a result", tuple(concurrent), SLOW_MS),
         Axis("mlflow_runs", "MLflow runs", "CPU s of the writer", tuple(runs)),
     ]
 
 
-def _drive(tracker: Tracker, folder: str, *, trials: int, epochs: int, at_once: int) -> tuple[float, float, Driver]:
-    """CPU seconds of the driver's thread for a sweep, those of them in which TPE suggests, and its course."""
-    recipe = RECIPE.model_copy(
-        update={"search": RECIPE.search.model_copy(update={"num_trials": trials, "scheduler": "fifo"})}
-    )
+def _drive(tracker: Tracker, folder: str, *, trials: int, epochs: int) -> tuple[float, float]:
+    """CPU seconds of this thread, which is the driver's, for a sweep, and those of them in which TPE suggests."""
+    settings = RECIPE.search.model_copy(update={"num_trials": trials, "scheduler": "fifo"})
+    started_s = time.thread_time()
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        seen = Driver()
         search = run_many(
-            recipe,
+            RECIPE.model_copy(update={"search": settings}),
             tracker,
             own,
             partial(report_epochs, epochs=epochs),
             epochs=epochs,
-            max_concurrent=at_once,
-            on_update=seen.on_update,
+            max_concurrent=AT_ONCE,
+            on_update=Measured().on_update,
         )
-        worked_s = time.thread_time() - seen.started_s
-    say(f"  {trials} trials of {epochs} results, {at_once} at once: {worked_s:.2f} CPU s")
-    return worked_s, search.suggesting_cpu_s, seen
+    worked_s = time.thread_time() - started_s
+    say(f"  {trials} trials of {epochs} results: {worked_s:.2f} CPU s, of them {search.suggesting_cpu_s:.2f} of TPE")
+    return worked_s, search.suggesting_cpu_s
 
 
 def _write_runs(tracker: Tracker, size: int) -> float:
