@@ -41,11 +41,11 @@ from scripts.benchmark import Figure, run
 from scripts.display import say, step
 from scripts.plain_ray import report_in_trials, train_in_trials
 from tune.allocation import Allocation, allocate
-from tune.recorder import TrialRecorder
+from tune.recorder import OnUpdate, TrialRecorder
 from tune.scheduler import make_scheduler
 from tune.study import StudySearch, TrialRecord, journal
 from tune.sweep import sweep
-from tune.tuner import run_trials
+from tune.tuner import Trainable, run_trials
 
 NUM_TRIALS = 50
 GROUP_TRIALS_SHARE = 5
@@ -103,15 +103,17 @@ class Measured:
 
 
 class Timed(Searcher):
-    """A searcher that adds up the time in which it suggests."""
+    """A searcher that adds up the time in which it suggests, and what its thread works meanwhile."""
 
     suggesting_s = 0.0
+    suggesting_cpu_s = 0.0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Suggests."""
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.thread_time()
         suggestion: dict[str, Any] | None = super().suggest(trial_id)
         self.suggesting_s += time.monotonic() - started
+        self.suggesting_cpu_s += time.thread_time() - worked
         return suggestion
 
 
@@ -163,12 +165,41 @@ def bench_overhead(prepared: PreparedData, tracker: Tracker, folder: str, num_tr
     return figures
 
 
-def report_once(config: Mapping[str, Any]) -> None:
-    """A trial that trains nothing; its result depends on its parameters as a real one's does."""
+def report_epochs(config: Mapping[str, Any], epochs: int = 1) -> None:
+    """A trial that trains nothing; its results, one for each epoch, depend on its parameters as a real one's do."""
     params = config.get("params", config)
     score = 1.0 - params["weight_decay"]
     measured = {"train_loss": 1.0, "loss": 1.0 - score, "accuracy": score, "macro_f1": score}
-    ray.tune.report({"epoch": 1, **measured, "tokens_per_s": 1.0, "samples_per_s": 1.0, "seconds": 0.0})
+    for epoch in range(1, epochs + 1):
+        ray.tune.report({"epoch": epoch, **measured, "tokens_per_s": 1.0, "samples_per_s": 1.0, "seconds": 0.0})
+
+
+def run_many(
+    recipe: Recipe,
+    tracker: Tracker,
+    folder: str,
+    trainable: Trainable,
+    *,
+    epochs: int,
+    max_concurrent: int,
+    on_update: OnUpdate,
+) -> TimedStudySearch:
+    """A sweep of such trials in an empty folder, up to the moment when MLflow has everything; returns its search."""
+    storage = journal(Path(folder) / "study.journal")
+    search = TimedStudySearch(recipe.search, name="many", storage=storage, epochs=epochs)
+    recorder = TrialRecorder(search, tracker, tracker.start("many"), on_update)
+    run_trials(
+        trainable,
+        search=search,
+        scheduler=make_scheduler(recipe, epochs=epochs),
+        recorder=recorder,
+        folder=folder,
+        name="trials",
+        resources={"CPU": 1.0},
+        max_concurrent=max_concurrent,
+    )
+    recorder.close("FINISHED")
+    return search
 
 
 def bench_many(tracker: Tracker, folder: str, num_trials: int) -> list[Figure]:
@@ -177,25 +208,15 @@ def bench_many(tracker: Tracker, folder: str, num_trials: int) -> list[Figure]:
     max_concurrent = allocate(recipe.train, resources(), recipe.search).max_concurrent
     baseline_trials = num_trials // MANY_BASELINE_SHARE
     step(f"{num_trials:,} trials that train nothing, {max_concurrent} at once, baseline {baseline_trials:,} trials")
-    search = TimedStudySearch(recipe.search, name="many", storage=journal(Path(folder) / "study.journal"), epochs=1)
     ours = Measured()
-    recorder = TrialRecorder(search, tracker, tracker.start("many"), ours.on_update)
-    run_trials(
-        report_once,
-        search=search,
-        scheduler=make_scheduler(recipe, epochs=1),
-        recorder=recorder,
-        folder=folder,
-        name="trials",
-        resources={"CPU": 1.0},
-        max_concurrent=max_concurrent,
+    search = run_many(
+        recipe, tracker, folder, report_epochs, epochs=1, max_concurrent=max_concurrent, on_update=ours.on_update
     )
-    recorder.close("FINISHED")
     ours.ended = time.monotonic()
     plain = Measured()
     plain_search = TimedOptunaSearch(metric="accuracy", mode="max")
     report_in_trials(
-        report_once,
+        report_epochs,
         plain_search,
         num_trials=baseline_trials,
         max_concurrent=max_concurrent,

@@ -12,7 +12,7 @@ from statistics import median
 
 import psutil
 
-from common.recipe import Serve
+from common.recipe import PoolKind, Serve
 from common.registry import ModelRegistry
 from common.tracking import open_client
 from scripts.benchmark import Figure
@@ -33,10 +33,9 @@ def measure_pool(endpoint: Served, *, num_endpoints: int, rounds: int, baseline_
     step(f"{num_endpoints} endpoints on the shared pool")
     set_pool(PoolSpec(max_replicas=1, memory_gb=8.0, downscale_to_zero_delay_s=STAYS_AWAKE_S))
     names = [f"copy-{number:03}" for number in range(num_endpoints)]
-    _register(endpoint, names)
-    urls, seconds = zip(*(_deploy(endpoint, name) for name in names), strict=True)
+    urls, seconds = zip(*deploy_copies(endpoint, names, pool="shared"), strict=True)
     say(f"  deployed: p50 {median(seconds):.3f} s, the first {seconds[0]:.2f} s with the pool itself")
-    cores = _gateway_cores()
+    cores = busy_cores(gateway_process(), IDLE_S)
     say(f"  the gateway takes {cores:.1%} of a core while nobody asks")
     say(f"  the first answer while the pool sleeps: {ask(urls[0], endpoint.texts[0]):.3f} s")
     wait(urls[0], "awake")
@@ -50,6 +49,28 @@ def measure_pool(endpoint: Served, *, num_endpoints: int, rounds: int, baseline_
         Figure("shared_deploy_p50_s", median(seconds), "s", more_is_better=False),
         Figure("shared_idle_gateway_cores", cores, "cores", more_is_better=False),
     ]
+
+
+def deploy_copies(endpoint: Served, names: Sequence[str], *, pool: PoolKind) -> list[tuple[str, float]]:
+    """Endpoints whose models are copies of this one's: each one's URL, and the seconds that its deployment took."""
+    _register(endpoint, names)
+    return [_deploy(endpoint, name, pool) for name in names]
+
+
+def busy_cores(process: psutil.Process, seconds: float) -> float:
+    """Cores that a process keeps busy while it is watched."""
+    before = process.cpu_times()
+    time.sleep(seconds)
+    after = process.cpu_times()
+    return (after.user + after.system - before.user - before.system) / seconds
+
+
+def gateway_process() -> psutil.Process:
+    """The gateway's."""
+    details = serve_details()
+    assert details is not None
+    (replica,) = details["applications"][GATEWAY]["deployments"][GATEWAY_DEPLOYMENT]["replicas"]
+    return psutil.Process(replica["pid"])
 
 
 def _ask_each(urls: Sequence[str], texts: Sequence[str]) -> list[float]:
@@ -67,25 +88,13 @@ def _register(endpoint: Served, names: Sequence[str]) -> None:
         registry.set_alias(name, "champion", int(client.create_model_version(name, str(folder)).version))
 
 
-def _deploy(endpoint: Served, name: str) -> tuple[str, float]:
+def _deploy(endpoint: Served, name: str, pool: PoolKind) -> tuple[str, float]:
     """The endpoint's URL, and the seconds until the gateway answers for it."""
     recipe = endpoint.job.recipe
     own = recipe.registry.model_copy(update={"model": name, "alias": "champion"})
-    copy = recipe.model_copy(update={"name": name, "serve": Serve(pool="shared"), "registry": own})
+    copy = recipe.model_copy(update={"name": name, "serve": Serve(pool=pool), "registry": own})
     started = time.perf_counter()
     deployed = deploy_endpoint(
         copy, tracking_uri=endpoint.job.tracking_uri, storage=endpoint.job.storage, code_uri=None
     )
     return deployed.url, time.perf_counter() - started
-
-
-def _gateway_cores() -> float:
-    """Cores that the gateway's process keeps busy while nobody asks."""
-    details = serve_details()
-    assert details is not None
-    (replica,) = details["applications"][GATEWAY]["deployments"][GATEWAY_DEPLOYMENT]["replicas"]
-    process = psutil.Process(replica["pid"])
-    before = process.cpu_times()
-    time.sleep(IDLE_S)
-    after = process.cpu_times()
-    return (after.user + after.system - before.user - before.system) / IDLE_S

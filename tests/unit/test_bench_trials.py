@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.bench_trials import Measured, report_once
+from scripts.bench_trials import Measured, report_epochs
 
 
 def test_the_first_trial_and_the_trials_own_training_do_not_count() -> None:
@@ -25,6 +25,13 @@ def test_growth_is_counted_between_two_shares_of_the_trials() -> None:
 def test_a_trial_that_trains_nothing_takes_parameters_from_either_search(monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[dict[str, float]] = []
     monkeypatch.setattr("ray.tune.report", reported.append)
-    report_once({"params": {"weight_decay": 0.25}, "name": "trial-0"})
-    report_once({"weight_decay": 0.25})
+    report_epochs({"params": {"weight_decay": 0.25}, "name": "trial-0"})
+    report_epochs({"weight_decay": 0.25})
     assert [metrics["accuracy"] for metrics in reported] == [0.75, 0.75]
+
+
+def test_a_trial_that_trains_nothing_reports_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[dict[str, float]] = []
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    report_epochs({"weight_decay": 0.0}, epochs=3)
+    assert [metrics["epoch"] for metrics in reported] == [1, 2, 3]
