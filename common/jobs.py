@@ -28,6 +28,7 @@ from common.code_archive import pack
 from common.errors import ClusterError, InputError
 from common.job_inputs import Destination, portable, require_shared
 from common.location import join
+from common.owner import OWNER_METADATA, owner
 from common.ray_environment import environment, other_cluster_environment, own_cluster_environment
 from common.storage import read_json
 
@@ -120,7 +121,11 @@ def submit(
             entrypoint=shlex.join(command),
             submission_id=submission_id,
             runtime_env={"working_dir": str(archive)},
-            metadata={"command": shlex.join(arguments), **({"result": result_uri} if result_uri else {})},
+            metadata={
+                "command": shlex.join(arguments),
+                OWNER_METADATA: owner(),
+                **({"result": result_uri} if result_uri else {}),
+            },
         )
         return _described(client.get_job_info(submission_id)), len(code)
 

@@ -35,15 +35,14 @@ def lease(uri: str, what: str) -> Iterator[None]:
     Raises InputError when another process holds it; `what` says to people what that one is at work on.
     """
     found = read_json(uri)
-    if found is not None and not _is_gone(found):
+    if found is not None and not has_ended(found):
         free_in_s = LAPSES_AFTER_S - _age_s(uri)
         if free_in_s > 0:
             raise InputError(
                 f"another command (process {found['pid']} on {found['host']}) is at work on {what}; wait for it, or, "
                 f"if it was killed, try again in {free_in_s:.0f} s"
             )
-    pid = os.getpid()
-    ours = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": pid, "started": _started(pid)}
+    ours = this_process()
     write_json(uri, ours)
     ended = threading.Event()
     renewal = threading.Thread(target=_renew, args=(uri, ours, ended), daemon=True, name="lease")
@@ -72,9 +71,15 @@ def _renew(uri: str, ours: dict[str, Any], ended: threading.Event) -> None:
             logger.warning("the lease %s waits for the storage: %s", uri, error)
 
 
-def _is_gone(found: dict[str, Any]) -> bool:
+def this_process() -> dict[str, Any]:
+    """Who holds what is taken now: this process, under an id of its own each time."""
+    pid = os.getpid()
+    return {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": pid, "started": _started(pid)}
+
+
+def has_ended(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that has ended."""
-    return bool(found["host"] == socket.gethostname() and found["started"] != _started(found["pid"]))
+    return bool(holder["host"] == socket.gethostname() and holder["started"] != _started(holder["pid"]))
 
 
 def _started(pid: int) -> float | None:

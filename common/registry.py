@@ -18,6 +18,7 @@ from pyarrow import fs
 from common.errors import RegistryError
 from common.location import filesystem, join
 from common.model_settings import ONNX_FOLDER, WEIGHTS_FOLDER
+from common.registry_lock import registry_lock
 from common.tracking import open_client, refusal, sqlite_file
 from common.tracking_address import without_password
 
@@ -115,28 +116,40 @@ class ModelRegistry:
                 if not token:
                     return sorted(found, key=lambda version: version.version)
 
-    def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Moves `alias` to `version`, which remembers what it replaced: `rollback` goes there."""
-        try:
-            replaced = self.by_alias(name, alias).version
-        except RegistryError:
-            replaced = None
-        if replaced == version:
-            return
-        with self._explained(f"the alias {alias!r} of {name!r} cannot move to version {version}", "see its versions"):
-            if replaced is not None:
-                self._client.set_model_version_tag(name, str(version), _replaced_tag(alias), str(replaced))
-            self._client.set_registered_model_alias(name, alias, str(version))
+    def set_alias(
+        self, name: str, alias: str, version: int, *, only_while: tuple[str, int | None] | None = None
+    ) -> bool:
+        """Moves `alias` to `version`, which remembers what it replaced: `rollback` goes there.
+
+        `only_while` is an alias and the version that it must still point to (None: no version); without it the alias
+        moves in any case. Of several processes that move aliases of a model, one does so at a time.
+
+        Returns:
+            Whether `alias` points to `version` now.
+        """
+        with self._alone(name):
+            replaced = self._pointed_to(name, alias)
+            if replaced == version:
+                return True
+            if only_while is not None and self._pointed_to(name, only_while[0]) != only_while[1]:
+                return False
+            problem = f"the alias {alias!r} of {name!r} cannot move to version {version}"
+            with self._explained(problem, "see its versions"):
+                if replaced is not None:
+                    self._client.set_model_version_tag(name, str(version), _replaced_tag(alias), str(replaced))
+                self._client.set_registered_model_alias(name, alias, str(version))
+        return True
 
     def drop_alias(self, name: str, alias: str, version: int) -> None:
         """Takes `alias` from `version`; nothing to do when another version carries it by now, or none."""
-        try:
-            if self.by_alias(name, alias).version != version:
-                return
-        except RegistryError:
+        if self._pointed_to(name, alias) != version:
             return
-        with self._explained(f"the alias {alias!r} of {name!r} cannot be removed", "see its versions"):
-            self._client.delete_registered_model_alias(name, alias)
+        with (
+            self._alone(name),
+            self._explained(f"the alias {alias!r} of {name!r} cannot be removed", "see its versions"),
+        ):
+            if self._pointed_to(name, alias) == version:
+                self._client.delete_registered_model_alias(name, alias)
 
     def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Sets tags of a version; one that is there is replaced."""
@@ -146,16 +159,18 @@ class ModelRegistry:
 
     def rollback(self, name: str, alias: str) -> tuple[int, int]:
         """Moves `alias` back to the version that it pointed to before; returns (from, to)."""
-        current = self.by_alias(name, alias)
-        replaced = current.tags.get(_replaced_tag(alias))
-        if replaced is None:
-            raise RegistryError(
-                f"version {current.version} is the first that carried the alias {alias!r} of {name!r}: there is none "
-                "to go back to; promote another model instead"
-            )
-        target = self.by_version(name, int(replaced))
-        with self._explained(f"the alias {alias!r} of {name!r} cannot move to version {replaced}", "see its versions"):
-            self._client.set_registered_model_alias(name, alias, replaced)
+        with self._alone(name):
+            current = self.by_alias(name, alias)
+            replaced = current.tags.get(_replaced_tag(alias))
+            if replaced is None:
+                raise RegistryError(
+                    f"version {current.version} is the first that carried the alias {alias!r} of {name!r}: there is "
+                    "none to go back to; promote another model instead"
+                )
+            target = self.by_version(name, int(replaced))
+            problem = f"the alias {alias!r} of {name!r} cannot move to version {replaced}"
+            with self._explained(problem, "see its versions"):
+                self._client.set_registered_model_alias(name, alias, replaced)
         return current.version, target.version
 
     def download(self, version: ModelVersion, subfolder: str, destination: Path) -> Path:
@@ -210,6 +225,22 @@ class ModelRegistry:
             with files.open_output_stream(f"{target}/{_COMPLETE}"):
                 pass
         return target_uri
+
+    def _pointed_to(self, name: str, alias: str) -> int | None:
+        """The version that the alias points to; None when there is none."""
+        try:
+            return self.by_alias(name, alias).version
+        except RegistryError:
+            return None
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """No other process moves an alias of the model meanwhile."""
+        with (
+            self._explained(f"the aliases of {name!r} cannot be locked", "see `common/registry_lock.py`"),
+            registry_lock(self._client, name),
+        ):
+            yield
 
     def _version(self, found: Any) -> ModelVersion:
         """The location is asked for: `source` may be an alias for another version's or a logged model's folder."""

@@ -78,7 +78,9 @@ class Search(Settings):
     num_trials: PositiveInt = 20
     """Fine-tunings to start; the scheduler stops the unpromising ones early."""
     max_concurrent: PositiveInt | None = None
-    """Trials at once; when not given, as many as the cluster holds."""
+    """Trials at once; when not given, as many as the cluster, or `cluster_share` of it, holds."""
+    cluster_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the cluster's CPUs, or GPUs, the sweep's trials hold so much at most, but one trial in any case."""
     time_budget_s: PositiveFloat | None = None
     """No new trial starts and running ones end after this long; the runs of `confirm` have their share of it. A budget
     in which no trial could report once is refused before the sweep starts."""

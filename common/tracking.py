@@ -6,7 +6,6 @@ already sets up its telemetry and logging and takes a second.
 """
 
 import fcntl
-import getpass
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from common.errors import TrackingError
 from common.location import local_path
+from common.owner import owner
 from common.tracking_address import probe, refuse_password, without_password
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Tracker:
         started_at_ms: int | None = None,
     ) -> str:
         """Starts a run, now or in the past, and returns its id; `parent_run_id` makes it a child in MLflow's table."""
-        all_tags = {"mlflow.user": _user(), **(tags or {})}
+        all_tags = {"mlflow.user": owner(), **(tags or {})}
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
         with _explained(self.uri):
@@ -233,14 +233,6 @@ class Tracker:
         """Ends a run, now or in the past."""
         with _explained(self.uri):
             self.client.set_terminated(run_id, status, ended_at_ms)
-
-
-def _user() -> str:
-    """Who runs this; the user's number where it has no name, as in many containers."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # before and since Python 3.13
-        return str(os.getuid())
 
 
 def _pages(search: Any, *arguments: Any) -> Iterator[Any]:

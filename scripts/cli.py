@@ -402,12 +402,12 @@ def _purpose(path: Path) -> str:
     return " ".join(words)
 
 
-@command(_PLACES[0])
-def status(storage: str | None) -> dict[str, Any]:
-    """What runs: the cluster, the sweeps, the endpoints."""
+@command(_PLACES[0], click.option("--all", "everyone", is_flag=True, help="Everyone's sweeps and trainings."))
+def status(storage: str | None, everyone: bool) -> dict[str, Any]:
+    """What runs: the cluster, your sweeps and trainings, the endpoints."""
     from scripts.serving import status
 
-    return status(storage=storage)
+    return status(storage=storage, everyone=everyone)
 
 
 @command(

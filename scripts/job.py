@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,13 @@ from common.cluster_record import read_record
 from common.errors import InputError
 from common.lease import lease
 from common.location import is_url, join, refuse_unreachable
+from common.owner import owner
 from common.recipe import Recipe
 from common.recipe_file import dump_recipe, load_recipe
-from common.storage import folders_in, read_json
+from common.storage import folders_in, read_json, write_json
+
+STARTED_FILE = "started.json"
+"""In a run's folder: whose it is."""
 
 _held: set[Path] = set()
 """Locks that this process holds: the steps of `run` take the lock of the whole again."""
@@ -80,8 +85,17 @@ class Job:
         return join(self.storage, "runs")
 
     def new_run(self, kind: str) -> str:
-        """An id for a new sweep or training; they sort by time."""
-        return f"{self.recipe.name}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        """An id for a new sweep or training; they sort by time.
+
+        Ids of one tracking server's users differ, though containers give their processes the same numbers.
+        """
+        return f"{self.recipe.name}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+    def note_start(self, run: str, **facts: str) -> None:
+        """Notes in a run's folder whose it is, and `facts`; a run that is continued stays whose it was."""
+        path = join(self.runs, run, STARTED_FILE)
+        if read_json(path) is None:
+            write_json(path, {**facts, "owner": owner()})
 
     def sweep_key(self, data_digest: str) -> str:
         """Changes with what a sweep's trials depend on; more trials, more time or other nodes are no other sweep."""
@@ -121,7 +135,7 @@ class Job:
         """The id of this recipe's newest training that started with the same key and has no result."""
         prefix = f"{self.recipe.name}-train-"
         for run, result in reversed(stored_runs(self.storage)):
-            started = read_json(join(self.runs, run, "started.json")) if run.startswith(prefix) else None
+            started = read_json(join(self.runs, run, STARTED_FILE)) if run.startswith(prefix) else None
             if result is None and started and started["key"] == key:
                 return str(run)
         return None

@@ -11,11 +11,14 @@ from common.cloud_cluster import down_in_cloud, up_in_cloud
 from common.cluster import ClusterRecord, connect, down, in_job, read_record, up, with_gateway
 from common.code_archive import code_archive
 from common.errors import ClusterError
+from common.location import join
+from common.owner import owner
 from common.ray_head import is_free
 from common.registry import ModelRegistry
+from common.storage import read_json
 from scripts.canary import canary_line, canary_status_line
 from scripts.display import say, step
-from scripts.job import Job, storage_location, stored_runs, tracking_location
+from scripts.job import STARTED_FILE, Job, storage_location, stored_runs, tracking_location
 from scripts.steps import Result
 from serve.application import deploy_endpoint, endpoints, follow_alias, start_gateway
 from serve.auth import is_loopback
@@ -183,11 +186,15 @@ def roll_back(name: str, *, alias: str, storage: str | None, mlflow_uri: str | N
     return {"model": name, "alias": alias, "from": before, "version": after}
 
 
-def status(*, storage: str | None) -> Result:
-    """The cluster, the sweeps and trainings in the storage, and the endpoints."""
+def status(*, storage: str | None, everyone: bool = False) -> Result:
+    """The cluster, this user's sweeps and trainings in the storage, or `everyone`'s, and the endpoints.
+
+    Runs that do not say whose they are, from before that was noted, are everybody's.
+    """
     place = storage_location(storage)
     record = read_record()
-    runs = _runs(place)
+    found = _runs(place)
+    runs = [entry for entry in found if everyone or entry["owner"] in (None, owner())]
     running: list[Result] = []
     if is_cluster_at_hand():
         with connect(private=False):
@@ -203,7 +210,10 @@ def status(*, storage: str | None) -> Result:
     for entry in runs:
         metrics = entry["metrics"] or {}
         shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "macro_f1") if name in metrics)
-        say(f"run       {entry['id']}  {entry['state']}  {shown}".rstrip())
+        whose = f"  of {entry['owner']}" if entry["owner"] not in (None, owner()) else ""
+        say(f"run       {entry['id']}  {entry['state']}{whose}  {shown}".rstrip())
+    if len(runs) < len(found):
+        say(f"          {len(found) - len(runs)} of others: tuneserve status --all")
     return {"cluster": asdict(record) if record else None, "sweeps": runs, "endpoints": running}
 
 
@@ -216,5 +226,13 @@ def _runs(storage: str) -> list[Result]:
     rows: list[Result] = []
     for run, result in stored_runs(storage):
         best = result["best"]["metrics"] if result else None
-        rows.append({"id": run, "state": "finished" if result else "unfinished", "metrics": best})
+        started = read_json(join(storage, "runs", run, STARTED_FILE)) or {}
+        rows.append(
+            {
+                "id": run,
+                "state": "finished" if result else "unfinished",
+                "metrics": best,
+                "owner": started.get("owner"),
+            }
+        )
     return rows

@@ -16,7 +16,7 @@ from common.registry import CANDIDATE_ALIAS
 from common.storage import folders_in, read_json, write_json
 from common.tokenised import PreparedData, prepare, token_lengths
 from scripts.display import console, leaderboard_table, say, show_findings, step
-from scripts.job import Job
+from scripts.job import STARTED_FILE, Job
 from scripts.plan import make_plan, refuse_what_cannot_fit
 from scripts.sweep_view import Outlook, SweepView
 from scripts.warm_start import starting_points
@@ -81,12 +81,12 @@ def _train(job: Job) -> Result:
         verb = "Continuing" if interrupted else "Training"
         step(f"{verb} {run} on {allocation.num_workers} worker(s)" + _where(connection.is_private))
         if interrupted:
-            run_id = read_json(join(folder, "started.json"))["run_id"]
+            run_id = read_json(join(folder, STARTED_FILE))["run_id"]
             tracker.reopen(run_id)
         else:
             dataset = _dataset_input(recipe, prepared)
             run_id = tracker.start(run, params=_params(recipe.train), recipe_yaml=job.recipe_yaml, dataset=dataset)
-            write_json(join(folder, "started.json"), {"key": key, "run_id": run_id})
+            job.note_start(run, key=key, run_id=run_id)
 
         def on_report(metrics: dict[str, float]) -> None:
             say("  " + _epoch_line(metrics))
@@ -142,6 +142,7 @@ def _sweep(job: Job, sweep_id: str) -> Result:
         if not folders_in(folder):  # what was begun may be finished
             refuse_what_cannot_fit(job, splits, allocation)
         prepared = prepare(recipe, splits, job.storage)
+        job.note_start(sweep_id)
         step(f"Sweep {sweep_id}: {allocation.max_concurrent} trials at once" + _where(connection.is_private))
         with SweepView(Outlook.of(recipe, rungs(recipe))) as view:
             outcome = run_sweep(

@@ -45,22 +45,32 @@ def allocate(train: Train, cluster: Resources, search: Search | None = None) -> 
             + (", set train.use_gpu=false" if use_gpu else "")
             + ", or start a larger cluster."
         )
+    num_cpus = cluster.num_cpus
+    if search is not None:
+        num_cpus *= search.cluster_share
+        slots = max(int(round(slots * search.cluster_share, 6)), needed)
     num_workers = min(train.num_workers.max, slots)
     max_concurrent = 1
     if search is not None:
         held = slots // num_workers
         if search.max_concurrent is not None and search.max_concurrent > held:
             raise ClusterError(
-                f"search.max_concurrent {search.max_concurrent} is more than the cluster holds: {held} trial(s) of "
-                f"{num_workers} worker(s) ({cluster.num_cpus:g} CPUs, {cluster.num_gpus:g} GPUs). Lower it, leave it "
-                "out to use the whole cluster, or start a larger cluster."
+                f"search.max_concurrent {search.max_concurrent} is more than {_whole_or_part(search)} holds: {held} "
+                f"trial(s) of {num_workers} worker(s) ({cluster.num_cpus:g} CPUs, {cluster.num_gpus:g} GPUs). Lower "
+                "it, leave it out to use all of that, or start a larger cluster."
             )
         max_concurrent = min(held, search.num_trials, search.max_concurrent or held)
-    fair = min(int(cluster.num_cpus) // (max_concurrent * num_workers), MAX_CPUS_PER_WORKER)
+    fair = min(int(num_cpus) // (max_concurrent * num_workers), MAX_CPUS_PER_WORKER)
     cpus = next(
         c for c in range(max(fair, 1), 0, -1) if c == 1 or _fit(cluster, c, gpus) >= max_concurrent * num_workers
     )
     return Allocation(num_workers, cpus, gpus, max_concurrent)
+
+
+def _whole_or_part(search: Search) -> str:
+    return (
+        "the cluster" if search.cluster_share == 1 else f"search.cluster_share {search.cluster_share:g} of the cluster"
+    )
 
 
 def _fit(cluster: Resources, cpus: int, gpus: float) -> int:

@@ -6,6 +6,7 @@ its tags what was decided.
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +36,8 @@ from tune.gate import Verdict, judge
 from tune.model_card import model_card
 from tune.pretrained import local_checkpoint, plain_model
 from tune.registration import load_pipeline, register, write_model
+
+logger = logging.getLogger(__name__)
 
 _TEST_DIGEST = "tuneserve.test_digest"
 _DECISION = "tuneserve.promotion"
@@ -71,35 +74,43 @@ def promote(
 
     It is judged against the champion, which the recipe's alias points to, whatever `alias` is. `run_id` is the training
     run that made the checkpoint; the test metrics are added to it. Doing the same again returns the same and registers
-    nothing twice.
+    nothing twice. When another promotion has made another champion meanwhile, the candidate is judged anew, against
+    that one: the alias only moves away from the version that the candidate was compared with.
 
     Raises:
         PromotionError: when the checkpoint cannot be exported or registered, or the champion cannot be scored.
         TrainingError: when there is no checkpoint.
     """
     registry = ModelRegistry(tracker.uri)
-    registered = next((found for found in registry.versions(recipe.registered_model) if found.run_id == run_id), None)
-    champion = _champion(registry, recipe)
     settings = _settings_digest(recipe, prepared)
-    decided = _decision(registered, settings, champion)
-    settled = (
-        set(registered.tags.get(_SETTLED, "").split()) if registered is not None and decided is not None else set()
-    )
-    if decided is None:
-        if champion is not None and champion.run_id == run_id:
-            champion = None  # judged anew, against nobody: it is the champion
-        with TemporaryDirectory(prefix="tuneserve-") as folder:
-            attempt = _Attempt(recipe, prepared, tracker, registry, run_id, Path(folder))
-            decided = attempt.decide(checkpoint, recipe_yaml, champion, registered)
-        registry.set_tags(decided.model, decided.version, _decision_tags(decided, settings, champion))
-    elif alias in settled:
-        return decided
-    if decided.promoted:
-        # Where MLflow alone can read the artifacts, replicas find a copy before the alias sends them there.
-        registry.fetchable_uri(registry.by_version(decided.model, decided.version), storage)
-        registry.set_alias(decided.model, alias, decided.version)
-    registry.set_tags(decided.model, decided.version, {_SETTLED: " ".join(sorted({*settled, alias}))})
-    return decided
+    while True:
+        registered = next((at for at in registry.versions(recipe.registered_model) if at.run_id == run_id), None)
+        champion = _champion(registry, recipe)
+        decided = _decision(registered, settings, champion)
+        settled = set(registered.tags.get(_SETTLED, "").split()) if registered is not None and decided else set()
+        if decided is None:
+            # Judged anew, against nobody, when it is the champion.
+            opponent = None if champion is not None and champion.run_id == run_id else champion
+            with TemporaryDirectory(prefix="tuneserve-") as folder:
+                attempt = _Attempt(recipe, prepared, tracker, registry, run_id, Path(folder))
+                decided = attempt.decide(checkpoint, recipe_yaml, opponent, registered)
+            registry.set_tags(decided.model, decided.version, _decision_tags(decided, settings, opponent))
+        elif alias in settled:
+            return decided
+        if not decided.promoted or _move(registry, decided, recipe, alias, champion, storage):
+            registry.set_tags(decided.model, decided.version, {_SETTLED: " ".join(sorted({*settled, alias}))})
+            return decided
+        logger.warning("%s has another champion meanwhile: version %s is judged anew", decided.model, decided.version)
+
+
+def _move(
+    registry: ModelRegistry, decided: Promotion, recipe: Recipe, alias: str, champion: ModelVersion | None, storage: str
+) -> bool:
+    """Moves `alias` to a candidate that passed; not when the champion is another than the one it was judged against."""
+    # Where MLflow alone can read the artifacts, replicas find a copy before the alias sends them there.
+    registry.fetchable_uri(registry.by_version(decided.model, decided.version), storage)
+    judged_against = recipe.registry.alias, champion.version if champion else None
+    return registry.set_alias(decided.model, alias, decided.version, only_while=judged_against)
 
 
 @dataclass(frozen=True)

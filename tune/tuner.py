@@ -15,6 +15,7 @@ from common.metrics import direction
 from tune.recorder import TrialRecorder
 from tune.study import StudySearch
 from tune.suggestions import Suggestions, SweepTrial
+from tune.time_budget import TimeBudget
 
 Trainable = Callable[[Mapping[str, Any]], None]
 """A trial: takes what `StudySearch.suggest` returns and reports with `ray.tune.report`."""
@@ -54,7 +55,7 @@ def run_trials(
         StorageError: when checkpoints or the study can no longer be written.
     """
     files, path = filesystem(folder)
-    experiment = Experiment(name, trainable, storage_path=path, storage_filesystem=files, time_budget_s=time_budget_s)
+    experiment = Experiment(name, trainable, storage_path=path, storage_filesystem=files)
     process = get_trainable_cls(experiment.run_identifier)
     held = ray.tune.PlacementGroupFactory([dict(resources)])
     checkpoints = ray.tune.CheckpointConfig(
@@ -79,7 +80,7 @@ def run_trials(
     controller: Any = _Controller(
         search_alg=Suggestions(search, make_trial, num_trials=search.num_missing, max_concurrent=max_concurrent),
         scheduler=scheduler,
-        stopper=experiment.stopper,
+        stopper=None if time_budget_s is None else TimeBudget(time_budget_s),
         callbacks=[recorder],
         storage=experiment.storage,
         reuse_actors=True,

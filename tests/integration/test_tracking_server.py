@@ -15,10 +15,11 @@ from mlflow.server import get_app_client
 from common.classifier import Classifier
 from common.cluster import Connection
 from common.errors import TrackingError
+from common.owner import owner
 from common.ray_head import LOOPBACK, free_port
 from common.recipe import Recipe
 from common.registry import ModelRegistry
-from common.tracking import Tracker, _user
+from common.tracking import Tracker
 from scripts.job import Job
 from scripts.steps import prepare_data
 from serve.application import deploy_endpoint, remove_endpoint, start_gateway
@@ -83,7 +84,7 @@ def test_a_user_reads_what_others_recorded_and_changes_what_is_his_own(
     get_app_client("basic-auth", server.url).create_user("ann", "ann-has-a-s3cr3t")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "ann-has-a-s3cr3t")
-    assert Tracker.open(server.url, "of the admin").find_runs({"mlflow.user": _user()}) == [run_id]
+    assert Tracker.open(server.url, "of the admin").find_runs({"mlflow.user": owner()}) == [run_id]
     with pytest.raises(TrackingError, match="403"):
         of_the_admin.log_metrics(run_id, {"loss": 1.0})
     own = Tracker.open(server.url, "of ann")

@@ -53,6 +53,26 @@ def test_more_trials_at_once_than_the_cluster_holds_are_refused_with_both_number
     assert allocate(workers(2), cluster((8, 0)), Search(max_concurrent=4)).max_concurrent == 4
 
 
+@pytest.mark.parametrize(("share", "trials", "cpus"), [(0.5, 4, 1), (0.3, 2, 1), (0.01, 1, 1), (1.0, 8, 1)])
+def test_a_sweep_takes_its_share_of_the_cluster_and_one_trial_at_least(share: float, trials: int, cpus: int) -> None:
+    found = allocate(Train(), cluster((4, 0), (4, 0)), Search(cluster_share=share))
+    assert (found.max_concurrent, found.cpus_per_worker) == (trials, cpus)
+
+
+def test_a_share_bounds_the_threads_of_few_trials_too() -> None:
+    found = allocate(Train(), cluster((16, 0)), Search(cluster_share=0.5, num_trials=2))
+    assert found.max_concurrent * found.cpus_per_worker == 8
+
+
+def test_a_share_of_gpus_is_a_share_of_gpus() -> None:
+    assert allocate(Train(), cluster((32, 8)), Search(cluster_share=0.25)).max_concurrent == 2
+
+
+def test_more_trials_at_once_than_the_share_holds_are_refused() -> None:
+    with pytest.raises(ClusterError, match=r"max_concurrent 5 is more than search.cluster_share 0.5 of the cluster"):
+        allocate(Train(), cluster((8, 0)), Search(cluster_share=0.5, max_concurrent=5))
+
+
 def test_workers_that_do_not_fit_are_refused_with_what_there_is() -> None:
     with pytest.raises(ClusterError, match=r"num_workers 3 .* holds 2 such workers \(2 CPUs, 0 GPUs\)"):
         allocate(workers(3), cluster((2, 0)))

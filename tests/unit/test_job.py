@@ -7,7 +7,7 @@ import pytest
 from common.cluster_record import ClusterRecord
 from common.errors import InputError, TrackingError
 from common.recipe_file import shipped_recipes
-from common.storage import write_json
+from common.storage import read_json, write_json
 from scripts import job
 from scripts.job import Job, storage_location, tracking_location
 
@@ -28,6 +28,27 @@ def load(storage: Path, *overrides: str) -> Job:
 
 def finish(storage: Path, run: str, name: str, at: float) -> None:
     write_json(f"{storage}/runs/{run}/result.json", {"name": name, "finished_at": at, "id": run})
+
+
+def test_runs_of_two_users_in_the_same_second_have_different_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: "20260101-000000")
+    monkeypatch.setattr("os.getpid", lambda: 1)  # as in containers
+    users = [load(tmp_path / user) for user in ("ana", "bo")]
+
+    ids = {user.new_run("sweep") for user in users}
+
+    assert len(ids) == 2
+    assert all(found.startswith("quickstart-sweep-20260101-000000-") for found in ids)
+
+
+def test_a_run_stays_whose_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ana", "bo"):
+        monkeypatch.setenv("TUNESERVE_OWNER", name)
+        load(tmp_path).note_start("quickstart-sweep-1")
+
+    assert read_json(f"{tmp_path}/runs/quickstart-sweep-1/started.json") == {"owner": "ana"}
 
 
 def test_storage_comes_from_the_nearest_that_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

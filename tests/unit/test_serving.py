@@ -48,11 +48,29 @@ def test_status_lists_runs_without_a_cluster(tmp_path: Path) -> None:
     assert serving.status(storage=str(tmp_path)) == {
         "cluster": None,
         "sweeps": [
-            {"id": "a-sweep-1", "state": "finished", "metrics": metrics},
-            {"id": "b-train-1", "state": "unfinished", "metrics": None},
+            {"id": "a-sweep-1", "state": "finished", "metrics": metrics, "owner": None},
+            {"id": "b-train-1", "state": "unfinished", "metrics": None, "owner": None},
         ],
         "endpoints": [],
     }
+
+
+def test_status_shows_each_owner_their_own_and_all_of_them_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(everyone: bool = False) -> list[str]:
+        return [entry["owner"] for entry in serving.status(storage=str(tmp_path), everyone=everyone)["sweeps"]]
+
+    for name in ("ana", "bo"):
+        monkeypatch.setenv("TUNESERVE_OWNER", name)
+        Job.load(str(shipped_recipes()["quickstart"]), [f"name={name}"], str(tmp_path), None).note_start(
+            f"{name}-sweep-1"
+        )
+
+    assert shown() == ["bo"]
+    assert "1 of others: tuneserve status --all" in capsys.readouterr().err
+    assert shown(everyone=True) == ["ana", "bo"]
+    assert "ana-sweep-1  unfinished  of ana" in capsys.readouterr().err
 
 
 def test_what_a_killed_write_left_is_not_taken_for_a_run(tmp_path: Path) -> None:
