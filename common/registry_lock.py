@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from common.lease import has_ended, this_process
 
@@ -77,12 +77,13 @@ def _holder(client: "MlflowClient", lock: str) -> dict[str, Any] | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        found: dict[str, Any] = json.loads(client.get_registered_model(lock).tags[_HOLDER])
+        said = client.get_registered_model(lock).tags.get(_HOLDER)
     except MlflowException as error:
         if error.error_code not in _GONE:
             raise
         return None
-    return found
+    # A lock that is removed in between has lost its tags already: MLflow reads them apart.
+    return cast(dict[str, Any], json.loads(said)) if said is not None else None
 
 
 def _remove(client: "MlflowClient", lock: str, holder: dict[str, Any]) -> None:
