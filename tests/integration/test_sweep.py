@@ -179,7 +179,7 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path:
 def test_a_time_budget_ends_the_sweep_and_leaves_no_run_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = small_job(tmp_path, "search.time_budget_s=3600", "train.epochs=500", "search.num_trials=2")
     now = [1.0]
-    monkeypatch.setattr("ray.tune.stopper.timeout.time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr("tune.time_budget.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def an_hour_later(record: TrialRecord) -> None:
         if record.latest_checkpoint:  # an epoch without one is no result
