@@ -237,7 +237,7 @@ class ModelRegistry:
     def _alone(self, name: str) -> Iterator[None]:
         """No other process moves an alias of the model meanwhile."""
         with (
-            self._explained(f"the aliases of {name!r} cannot be locked", "see `common/registry_lock.py`"),
+            self._explained(f"the aliases of {name!r} cannot be locked", "the user must be allowed to create models"),
             registry_lock(self._client, name),
         ):
             yield

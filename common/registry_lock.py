@@ -27,6 +27,9 @@ LOOK_INTERVAL_S = 0.2
 _HOLDER = "tuneserve.holder"
 """The tag that says who holds the lock."""
 
+_UNKNOWN = {"id": "", "host": "", "pid": 0, "started": None}
+"""Of a lock without that tag: one that is being removed loses it before it is gone, since MLflow reads them apart."""
+
 _GONE = ("RESOURCE_DOES_NOT_EXIST",)
 
 
@@ -82,8 +85,7 @@ def _holder(client: "MlflowClient", lock: str) -> dict[str, Any] | None:
         if error.error_code not in _GONE:
             raise
         return None
-    # A lock that is removed in between has lost its tags already: MLflow reads them apart.
-    return cast(dict[str, Any], json.loads(said)) if said is not None else None
+    return cast(dict[str, Any], json.loads(said)) if said is not None else _UNKNOWN
 
 
 def _remove(client: "MlflowClient", lock: str, holder: dict[str, Any]) -> None:

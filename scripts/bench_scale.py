@@ -167,7 +167,7 @@ def _write_runs(tracker: Tracker, size: int) -> float:
 
 def control_store_axes(times: int) -> list[Axis]:
     """Nodes that are there, and actors that come and go."""
-    nodes, actors, memory = [], [], []
+    nodes, actors = [], []
     with connect(num_cpus=1):
         store = _control_store()
         for before, number in pairwise([1, *NODES]):
@@ -183,8 +183,7 @@ def control_store_axes(times: int) -> list[Axis]:
             _come_and_go(size)
             idle_s = nodes[0][1] * (time.monotonic() - began_at)  # what it works when nothing happens
             actors.append((size, _cpu_s(store) - before_s - idle_s))
-            memory.append((size, _uss_mb(store)))
-            say(f"  {size} actors: {actors[-1][1]:.3f} CPU s and {memory[-1][1]:.1f} MB of the GCS")
+            say(f"  {size} actors: {actors[-1][1]:.3f} CPU s of the GCS")
     return [
         Axis("nodes", "nodes", "cores of the GCS", tuple(nodes), FULL_CORE),
         Axis("actors", "actors", "CPU s of the GCS", tuple(actors)),

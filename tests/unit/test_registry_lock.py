@@ -33,11 +33,14 @@ def test_what_a_killed_process_of_this_machine_held_is_free(client: MlflowClient
     assert [model.name for model in client.search_registered_models()] == []
 
 
+ELSEWHERE = {"tuneserve.holder": json.dumps({"id": "1", "host": "elsewhere", "pid": 1, "started": 1.0})}
+
+
+@pytest.mark.parametrize("tags", [ELSEWHERE, {}], ids=["elsewhere", "it does not say whose"])
 def test_a_process_elsewhere_is_waited_for_until_it_has_been_seen_too_long(
-    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    tags: dict[str, str], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = {"id": "1", "host": "elsewhere", "pid": 1, "started": 1.0}
-    client.create_registered_model(LOCK, {"tuneserve.holder": json.dumps(elsewhere)})
+    client.create_registered_model(LOCK, tags)
     now = iter(range(0, 1000, 25))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
     waits: list[float] = []
