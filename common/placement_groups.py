@@ -1,7 +1,10 @@
-"""Placement groups that an actor made and did not remove: Ray keeps them, and what they hold, until the driver ends."""
+"""Ray's placement groups, with what its public table does not tell: whose they are, and why they wait.
+
+Those that an actor made and did not remove Ray keeps, and what they hold, until the driver ends: `remove_orphans`.
+"""
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import ray
 import ray.util
@@ -13,6 +16,24 @@ from ray.util.placement_group import PlacementGroup
 LOOK_INTERVAL_S = 0.1
 
 _Table: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # made when it is imported
+_Stats: Any = gcs_pb2.PlacementGroupStats  # type: ignore[attr-defined]
+
+PENDING: Final[int] = _Table.PENDING
+CREATED: Final[int] = _Table.CREATED
+INFEASIBLE: Final[int] = _Stats.INFEASIBLE
+"""Of `stats.scheduling_state`: no node that there is could ever hold it."""
+
+
+def placement_groups() -> list[Any]:
+    """The cluster's, but for those that are removed, as Ray's control store has them (`PlacementGroupTableData`)."""
+    table = state._connect_and_get_accessor().get_placement_group_table()
+    groups = [_Table.FromString(entry) for entry in table]
+    return [group for group in groups if group.state != _Table.REMOVED]
+
+
+def job_id() -> str:
+    """This driver's."""
+    return str(ray.get_runtime_context().get_job_id())
 
 
 def remove_orphans(wait_s: float = 0.0) -> None:
@@ -33,8 +54,4 @@ def remove_orphans(wait_s: float = 0.0) -> None:
 
 
 def _of_this_driver() -> list[Any]:
-    """Those that are not removed; Ray's public table does not say who made them."""
-    job_id = ray.get_runtime_context().get_job_id()
-    table = state._connect_and_get_accessor().get_placement_group_table()
-    groups = [_Table.FromString(entry) for entry in table]
-    return [group for group in groups if group.state != _Table.REMOVED and group.creator_job_id.hex() == job_id]
+    return [group for group in placement_groups() if group.creator_job_id.hex() == job_id()]

@@ -12,6 +12,8 @@ from ray.tune.schedulers import TrialScheduler
 from common.errors import StorageError
 from common.location import filesystem
 from common.metrics import direction
+from common.placement_groups import remove_orphans
+from tune.neighbours import Neighbours
 from tune.recorder import TrialRecorder
 from tune.study import StudySearch
 from tune.suggestions import Suggestions, SweepTrial
@@ -84,6 +86,7 @@ def run_trials(
         callbacks=[recorder],
         storage=experiment.storage,
         reuse_actors=True,
+        neighbours=Neighbours(),
     )
     controller.update_max_pending_trials(max_concurrent)
     try:
@@ -124,6 +127,10 @@ class _Controller(TuneController):
     every event, and leaves actors and placement groups behind when it is interrupted.
     """
 
+    def __init__(self, *, neighbours: Neighbours, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._neighbours = neighbours
+
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Writes nothing."""
 
@@ -153,6 +160,35 @@ class _Controller(TuneController):
         if own is not None and self._actor_manager.is_actor_started(own):
             return False
         return bool(super()._maybe_reuse_cached_actor(trial))
+
+    def _maybe_update_trial_queue(self) -> None:
+        """Begins no trial while room is made for another job."""
+        if not self._makes_room():
+            super()._maybe_update_trial_queue()  # type: ignore[no-untyped-call]
+
+    def _maybe_add_actors(self) -> None:
+        """Starts no process while room is made for another job, and waits for none: what gets free is for that job."""
+        if not self._makes_room():
+            super()._maybe_add_actors()
+            return
+        for trial in list(self._pending_trials):
+            process = self._trial_to_actor.get(trial)
+            if process is None or process in self._started_actors:
+                continue
+            self._trial_to_actor.pop(trial)
+            self._actor_to_trial.pop(process)
+            self._remove_actor(process)
+            self._unstage_trial_with_resources(trial)
+            self._pending_trials_list.append(trial)
+        self._cleanup_cached_actors(force_all=True)
+        remove_orphans()
+
+    def _maybe_cache_trial_actor(self, trial: Any) -> bool:
+        """Keeps a trial's process for the next one, unless another job waits for room."""
+        return not self._makes_room() and bool(super()._maybe_cache_trial_actor(trial))
+
+    def _makes_room(self) -> bool:
+        return self._neighbours.make_room(len(self._started_actors))
 
     def release(self) -> None:
         """Ends the trials' processes at once, and gives back what they held of the cluster."""
