@@ -148,10 +148,10 @@ class ServeBackend:
         version = registry.by_version(spec.model, spec.canary.version)
         return served_version(registry, version, spec), outcome_of(version, name, spec.canary)
 
-    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
-        """Moves the aliases as `outcome` says and puts it on record. Raises what `common.registry` raises."""
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> bool:
+        """Moves the aliases as `outcome` says and puts it on record, as `serve.canary_record.conclude` does."""
         registry = self._registry(spec.tracking_uri)
-        await asyncio.get_running_loop().run_in_executor(
+        return await asyncio.get_running_loop().run_in_executor(
             self._registry_threads, conclude, registry, name, spec, outcome
         )
 

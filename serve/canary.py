@@ -109,7 +109,9 @@ class Canary:
         if self.outcome is None and (verdict := self._verdict(champion)) is not None:
             self.outcome = self._health("finished" if verdict.passed else "rolled back", verdict.reason)
         if self.outcome is not None and not self._is_on_record:
-            await self._backend.conclude(self._name, self._spec, self.outcome)
+            if not await self._backend.conclude(self._name, self._spec, self.outcome):
+                self.outcome = None  # of another champion, with which the next look begins anew
+                return
             self._is_on_record = True
             moves = self.outcome.state == "finished" and self.settings.mode == "canary"
             self._stale = champion if moves else self._candidate

@@ -25,19 +25,24 @@ def outcome_of(version: "ModelVersion", endpoint: str, settings: CanarySettings)
     return found if found.started_at == settings.started_at else None
 
 
-def conclude(registry: "ModelRegistry", endpoint: str, spec: "EndpointSpec", outcome: CanaryHealth) -> None:
+def conclude(registry: "ModelRegistry", endpoint: str, spec: "EndpointSpec", outcome: CanaryHealth) -> bool:
     """Moves the endpoint's alias to a candidate that passed as a canary, takes the candidate's alias away, and says so.
 
-    A shadow changes no alias. Raises `RegistryError` and `TrackingError`.
+    A shadow changes no alias. Returns False, and changes nothing, when the alias points elsewhere by now than to the
+    champion that the candidate was compared with. Raises `RegistryError` and `TrackingError`.
     """
     assert spec.canary is not None
     settings = spec.canary
     if settings.mode == "canary":
-        if outcome.state == "finished":
-            registry.set_alias(spec.model, spec.alias, settings.version)
+        compared_with = (spec.alias, outcome.champion.version)
+        if outcome.state == "finished" and not registry.set_alias(
+            spec.model, spec.alias, settings.version, only_while=compared_with
+        ):
+            return False
         if settings.alias is not None:
             registry.drop_alias(spec.model, settings.alias, settings.version)
     registry.set_tags(spec.model, settings.version, {_tag(endpoint): outcome.model_dump_json()})
+    return True
 
 
 def _tag(endpoint: str) -> str:

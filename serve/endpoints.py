@@ -121,8 +121,11 @@ class Backend(Protocol):
     async def candidate(self, name: str, spec: EndpointSpec) -> tuple[ServedVersion, CanaryHealth | None]:
         """The candidate of `spec.canary`, and how that ended if it has. Raises an error that says why not."""
 
-    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
-        """Moves the aliases as `outcome` says and puts it on record. Raises an error that says why not."""
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> bool:
+        """Moves the aliases as `outcome` says and puts it on record; False when the champion is another one by now.
+
+        Raises an error that says why not.
+        """
 
     async def release(self, name: str, served: ServedVersion) -> None:
         """Has the endpoint's replicas give the version's memory back; wakes none."""

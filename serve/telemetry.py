@@ -59,9 +59,10 @@ class MeasuredBackend:
         """The candidate, and how its canary ended if it has. Raises what the backend raises."""
         return await self._backend.candidate(name, spec)
 
-    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> bool:
         """Puts the end of a canary on record, and into the log. Raises what the backend raises."""
-        await self._backend.conclude(name, spec, outcome)
+        if not await self._backend.conclude(name, spec, outcome):
+            return False
         self._log.write(
             f"{outcome.mode}_{outcome.state.replace(' ', '_')}",
             endpoint=name,
@@ -71,6 +72,7 @@ class MeasuredBackend:
             agreement=outcome.agreement,
             reason=outcome.reason,
         )
+        return True
 
     async def release(self, name: str, served: ServedVersion) -> None:
         """Has the endpoint's replicas give the version's memory back."""

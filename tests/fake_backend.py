@@ -75,13 +75,14 @@ class FakeBackend:
         ended = [found for _, found in self.conclusions if found.started_at == spec.canary.started_at]
         return served, ended[-1] if ended else None
 
-    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> bool:
         if self.conclude_error:
             raise self.conclude_error
         assert spec.canary is not None
         self.conclusions.append((name, outcome))
         if outcome.state == "finished" and spec.canary.mode == "canary":
             self.version = spec.canary.version
+        return True
 
     async def release(self, name: str, served: ServedVersion) -> None:
         self.released.append((name, served.version))

@@ -1,4 +1,4 @@
-"""What another job does that comes to a full cluster: it waits for room, and leaves it again."""
+"""What another job does that comes to a full cluster, when its input ends: it waits for room, and leaves it again."""
 
 import sys
 
@@ -14,6 +14,7 @@ def say(what: str) -> None:
 
 def main() -> None:
     with connect(private=False):
+        sys.stdin.read()
         held = ray.util.placement_group([{"CPU": float(sys.argv[1])}])
         say("waits")
         if held.wait(timeout_seconds=120):

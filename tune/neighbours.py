@@ -1,7 +1,7 @@
 """Other jobs that wait for room on a full cluster: a sweep gives way to those that have nothing yet.
 
-Ray hands out what is free in no order that one could rely on, and a sweep keeps its processes from trial to trial: a job
-that comes to a full cluster would wait for the end of a sweep, hours perhaps.
+Ray hands out what is free in no order that one could rely on, and a sweep keeps its processes from trial to trial: a
+job that comes to a full cluster would wait for the end of a sweep, hours perhaps.
 """
 
 import time

@@ -32,6 +32,8 @@ class World:
     asked: list[tuple[int, list[Text]]] = field(default_factory=list)
     concluded: list[CanaryHealth] = field(default_factory=list)
     registry_error: Exception | None = None
+    is_overtaken: bool = False
+    """The alias has moved, and the gateway has not looked yet."""
     released: list[int] = field(default_factory=list)
     closed: set[int] = field(default_factory=set)
     """Versions that do not answer at all."""
@@ -56,10 +58,13 @@ class World:
             raise self.registry_error
         return CANDIDATE, self.concluded[-1] if self.concluded else None
 
-    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> None:
+    async def conclude(self, name: str, spec: EndpointSpec, outcome: CanaryHealth) -> bool:
         if self.registry_error:
             raise self.registry_error
+        if self.is_overtaken:
+            return False
         self.concluded.append(outcome)
+        return True
 
     async def release(self, name: str, served: ServedVersion) -> None:
         self.released.append(served.version)
@@ -382,6 +387,21 @@ def test_another_champion_begins_the_comparison_anew() -> None:
         assert world.canary.health().candidate.requests == 0
 
     asyncio.run(scenario())
+
+
+def test_a_candidate_that_passed_beside_a_champion_that_was_replaced_meanwhile_is_compared_with_the_new_one() -> None:
+    world = World(settings=replace(half(), min_requests=20), is_overtaken=True)
+
+    async def scenario() -> None:
+        await world.ask_many(60)
+        await world.canary.follow(CHAMPION)
+        assert world.canary.health().state == "running"
+        world.is_overtaken = False
+        await world.canary.follow(ServedVersion(3, "/3"))
+        assert (world.canary.health().compared, world.canary.health().champion.version) == (0, 3)
+
+    asyncio.run(scenario())
+    assert world.concluded == []
 
 
 def test_an_alias_that_was_moved_to_the_candidate_by_hand_ends_the_canary() -> None:

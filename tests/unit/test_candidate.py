@@ -151,6 +151,19 @@ def test_the_end_moves_the_aliases_and_is_kept_with_the_candidate(
         assert registry.rollback(name, "champion") == (2, 1)
 
 
+def test_a_candidate_that_passed_replaces_no_other_champion_than_the_one_beside_it(
+    registry: ModelRegistry, name: str
+) -> None:
+    spec = specification(registry, name, "canary")
+    assert spec.canary is not None
+    registry.set_alias(name, "champion", 3)
+
+    assert not conclude(registry, "news", spec, ended(spec.canary, "finished"))
+
+    assert aliases(registry, name) == {"champion": 3, "candidate": 2}
+    assert outcome_of(registry.by_version(name, 2), "news", spec.canary) is None
+
+
 def test_the_alias_of_a_newer_candidate_stays(registry: ModelRegistry, name: str) -> None:
     spec = specification(registry, name, "canary")
     assert spec.canary is not None
