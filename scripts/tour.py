@@ -20,7 +20,7 @@ TEXTS = (
     "Galdor Motors names new chief financial officer",
 )
 ANSWER_TIMEOUT_S = 60.0
-ASLEEP_TIMEOUT_S = 60.0
+STATE_TIMEOUT_S = 60.0
 
 
 def tour() -> dict[str, Any]:
@@ -34,9 +34,11 @@ def tour() -> dict[str, Any]:
     state = _health(url)
     first_s = _ask(url, shown=True)
     say(f"  first answer after {first_s:.2f} s (it was {state['state']} with {state['replicas']} replicas)")
-    say(f"  second answer after {_ask(url) * 1000:.0f} ms, awake")
-    waited_s = _wait_until_asleep(url)
-    say(f"  asleep again, 0 replicas, {waited_s:.0f} s after the last request")
+    say(f"  second answer after {_ask(url) * 1000:.0f} ms")
+    own_s = _wait_until(url, "awake")
+    say(f"  its own replica is there {own_s:.1f} s later; until then the standby answers")
+    waited_s = _wait_until(url, "asleep")
+    say(f"  asleep again, 0 replicas, {own_s + waited_s:.0f} s after the last request")
     say(f"  woken again: answer after {_ask(url):.2f} s")
     step(f"Done in {time.monotonic() - started:.0f} s")
     say(f"  Try next:  curl -s {url}/classify -H 'content-type: application/json' -d '{{\"texts\": [\"{TEXTS[0]}\"]}}'")
@@ -64,11 +66,12 @@ def _health(url: str) -> dict[str, Any]:
     return dict(httpx.get(f"{url}/healthz", timeout=ANSWER_TIMEOUT_S, trust_env=False).json())
 
 
-def _wait_until_asleep(url: str) -> float:
+def _wait_until(url: str, state: str) -> float:
+    """Seconds until the endpoint is `awake` or `asleep`."""
     started = time.monotonic()
-    while _health(url)["state"] != "asleep":
-        if time.monotonic() - started > ASLEEP_TIMEOUT_S:
-            raise ServingError(f"{url} is still awake {ASLEEP_TIMEOUT_S:.0f} s after its last request")
+    while (found := _health(url)["state"]) != state:
+        if time.monotonic() - started > STATE_TIMEOUT_S:
+            raise ServingError(f"{url} is still {found} {STATE_TIMEOUT_S:.0f} s after its last request, not {state}")
         time.sleep(0.25)
     return time.monotonic() - started
 

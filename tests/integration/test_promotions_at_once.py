@@ -33,6 +33,10 @@ def rolled_back(registry: ModelRegistry) -> Iterator[int]:
 
 
 def test_of_promotions_at_once_each_is_judged_against_the_champion_before_it(uri: str, tmp_path: Path) -> None:
+    promote_at_once(uri, tmp_path)
+
+
+def promote_at_once(uri: str, tmp_path: Path) -> None:
     registry = ModelRegistry(uri)
     add_version(uri, tmp_path / "first")
     registry.set_alias(RECIPE.name, "champion", 1)

@@ -24,7 +24,9 @@ from scripts.job import Job
 from scripts.steps import prepare_data
 from serve.application import deploy_endpoint, remove_endpoint, start_gateway
 from tests.integration.conftest import TRACKING_PASSWORD
+from tests.integration.test_promotions_at_once import promote_at_once
 from tests.integration.test_sweep import run, runs_of
+from tests.movers import RECIPE as MOVED
 from tests.services import Gate, postgres, postgres_programs, tracking_server
 from tests.small_job import small_job
 from tests.tiny_model import build_engine
@@ -212,6 +214,14 @@ def test_a_winner_is_promoted_and_its_model_is_on_the_server(
     version = found.by_version("promoted", told.version)
     folder = found.download(version, "", tmp_path / "downloaded")
     assert {path.name for path in (folder / "onnx").iterdir()} >= {"model.onnx", "tokenizer.json", "labels.json"}
+
+
+@pytest.mark.slow
+def test_of_promotions_at_once_on_the_server_each_is_judged_against_the_champion_before_it(
+    server: Server, tmp_path: Path
+) -> None:
+    Tracker.open(server.url, "shared").client.create_registered_model(MOVED.name)
+    promote_at_once(server.url, tmp_path)
 
 
 def test_the_servers_log_holds_no_password(server: Server) -> None:
