@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
 from common.recipe import Recipe
 from common.registry import ModelVersion
@@ -18,9 +17,12 @@ RECIPE = Recipe.model_validate({"name": "shared", "data": {"source": "x.csv"}, "
 
 
 def add_version(uri: str, folder: Path, run_id: str | None = None) -> int:
-    """Registers a next version of the model."""
-    build_engine(folder / "onnx")
-    return int(MlflowClient(uri, registry_uri=uri).create_model_version(RECIPE.name, str(folder), run_id).version)
+    """Registers a next version of the model, with its files among the artifacts of a run, as a server wants it."""
+    tracker = Tracker.open(uri, "shared")
+    run_id = run_id or tracker.start("by-hand")
+    tracker.client.log_artifacts(run_id, str(build_engine(folder / "onnx")), "onnx")
+    source = tracker.client.get_run(run_id).info.artifact_uri
+    return int(tracker.client.create_model_version(RECIPE.name, source, run_id).version)
 
 
 def promote_together(uri: str, folder: Path, together: Barrier) -> None:

@@ -1,4 +1,4 @@
-"""A driver whose wall clock is set, three days on and back, while its sweep runs; the rest of the cluster keeps time."""
+"""A driver whose wall clock is set three days on, and back, in its sweep; the rest of the cluster keeps the time."""
 
 import os
 import subprocess

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -123,24 +124,47 @@ def test_a_killed_worker_costs_no_epoch_that_was_saved(tmp_path: Path) -> None:
     assert {entry.info.status for entry in runs_of(job)} == {"FINISHED"}
 
 
-def test_a_trial_on_a_killed_node_continues_on_another(tmp_path: Path, cluster: Connection) -> None:
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("at its start", marks=pytest.mark.slow),
+        "in an epoch",
+        pytest.param("at a checkpoint", marks=pytest.mark.slow),
+    ],
+)
+def test_a_trial_on_a_killed_node_continues_on_another(moment: str, tmp_path: Path, cluster: Connection) -> None:
     job = small_job(tmp_path, "search.num_trials=1", "search.scheduler=fifo", "train.epochs=4")
     head_cpus = int(ray.cluster_resources()["CPU"])
     blocker = ray.util.placement_group([{"CPU": head_cpus}])
     ray.get(blocker.ready())
     with added_nodes(tmp_path, 1, num_cpus=1) as (node,):
-        killed: list[str] = []
+        killed = threading.Event()
 
-        def kill_once(record: TrialRecord) -> None:
-            if not killed and len(record.history) == 2:
-                killed.append(node.node_id)
-                node.kill()
-                ray.util.remove_placement_group(blocker)
+        def kill() -> None:
+            killed.set()
+            node.kill()
+            ray.util.remove_placement_group(blocker)
 
-        result = run(job, kill_once, Allocation(1, 1, 0.0, max_concurrent=1))
-    assert killed
+        def watch(record: TrialRecord) -> None:
+            if killed.is_set():
+                return
+            if moment == "at its start" or (moment == "in an epoch" and len(record.history) == 2):
+                kill()
+
+        watcher = threading.Thread(target=_at_a_checkpoint, args=(job, kill), daemon=True)
+        if moment == "at a checkpoint":
+            watcher.start()
+        result = run(job, watch, Allocation(1, 1, 0.0, max_concurrent=1))
+    assert killed.is_set()
     assert [trial.state for trial in result.trials] == ["complete"]
     assert [epoch["epoch"] for epoch in result.best.history] == [1, 2, 3, 4]
+
+
+def _at_a_checkpoint(job: Job, kill: Callable[[], None]) -> None:
+    """Kills when a second checkpoint begins to be there."""
+    while not any("checkpoint_000001" in str(path) for path in Path(job.runs).rglob("checkpoint_*")):
+        time.sleep(0.001)
+    kill()
 
 
 def test_disk_holds_the_best_and_what_runs_whatever_the_number_of_trials(tmp_path: Path) -> None:
