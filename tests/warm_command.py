@@ -1,6 +1,6 @@
 """The command line in processes that are forked from one that has made its imports.
 
-Imports are most of what a command costs a test. The installed command itself is run by `test_readme`.
+Imports are most of what a command costs a test. `test_readme` runs the command as it is installed too.
 """
 
 import atexit

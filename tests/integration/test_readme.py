@@ -6,13 +6,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from common.ray_head import free_port
 from common.recipe_file import load_recipe
+from tests.warm_command import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -29,31 +29,35 @@ WITH_REAL_DATA = [command for command in COMMANDS if command not in RUNNABLE and
 
 
 @pytest.fixture
-def newcomer(tmp_path: Path) -> Iterator[dict[str, str]]:
+def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An environment without any state, with a cluster on a port of its own; nothing of it is left afterwards."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TUNESERVE_", "RAY_"))}
-    environment |= {"HOME": str(tmp_path), "TUNESERVE_STORAGE": str(tmp_path / "outputs"), "COLUMNS": "160"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    run(["tuneserve", "up", "--port", str(free_port())], environment)
+    for name in os.environ:
+        if name.startswith(("TUNESERVE_", "RAY_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TUNESERVE_STORAGE", str(tmp_path / "outputs"))
+    installed("up", "--port", str(free_port()))
     try:
-        yield environment
+        yield
     finally:
-        run(["tuneserve", "down"], environment)
+        installed("down")
 
 
-def run(command: list[str], environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
-    return done.stderr
+def installed(*arguments: str) -> None:
+    """Runs the command as it is installed."""
+    command = [Path(sys.executable).with_name("tuneserve"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(map(str, command))}\n{done.stderr}"
 
 
-def test_every_command_of_the_readme_runs(newcomer: dict[str, str]) -> None:
+def test_every_command_of_the_readme_runs(newcomer: None) -> None:
     assert {command[1] for command in RUNNABLE} == {name for stage in STAGES for name in stage}
     for stage in STAGES:
         commands = [command for command in RUNNABLE if command[1] in stage]
-        with ThreadPoolExecutor(len(commands)) as together:
-            for command, said in zip(commands, together.map(lambda each: run(each, newcomer), commands), strict=True):
-                assert "Traceback" not in said, command
+        for command, running in [(command, Command(*command[1:])) for command in commands]:
+            _, said = running.communicate()
+            assert running.returncode == 0, f"{shlex.join(command)}\n{said}"
+            assert "Traceback" not in said, command
 
 
 @pytest.mark.parametrize("command", WITH_REAL_DATA, ids=lambda command: command[-1])
