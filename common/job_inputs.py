@@ -32,7 +32,7 @@ class Destination:
     storage: str | None
     """Folder or URL that both reach; None when only the cluster knows."""
     is_local: bool
-    """Whether the cluster is the one on this machine, with the same files."""
+    """Whether the cluster's head is on this machine: a job finds the same files there."""
 
 
 def require_shared(destination: Destination, tracking_uri: str | None) -> None:

@@ -27,6 +27,7 @@ from common.cluster_record import read_record
 from common.code_archive import pack
 from common.errors import ClusterError, InputError
 from common.job_inputs import Destination, portable, require_shared
+from common.local_ray import is_head_here
 from common.location import join
 from common.owner import OWNER_METADATA, owner
 from common.ray_environment import environment, other_cluster_environment, own_cluster_environment
@@ -103,7 +104,7 @@ def submit(
         ClusterError: No cluster answers, or it refuses.
     """
     target, is_local = _target(address)
-    destination = Destination(target, storage, is_local)
+    destination = Destination(target, storage, is_local or is_head_here(target))
     require_shared(destination, tracking_uri)
     submission_id = submission_id or f"{arguments[0]}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     result_uri = _result_uri(arguments, submission_id, storage)
