@@ -18,7 +18,15 @@ from scripts.cli import main
 DOCS = PROJECT_ROOT / "docs"
 PAGES = [PROJECT_ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
 TEXTS = {str(page.relative_to(PROJECT_ROOT)): page.read_text("utf-8") for page in PAGES}
-AWAITED = {"tracking.wandb", "data.sha256", "reproduce", "finbert_news", "financial_phrasebank", "finance_tweets_lora"}
+AWAITED = {
+    "tracking.wandb",
+    "train.logging_steps",
+    "data.sha256",
+    "reproduce",
+    "finbert_news",
+    "financial_phrasebank",
+    "finance_tweets_lora",
+}
 """Named by the documents and not there yet; whatever of it is there is held to them like the rest."""
 
 MISTAKES = {"train.epoch"}
@@ -152,12 +160,13 @@ def test_whoever_knows_another_way_finds_its_page_from_the_readme_in_one_click(p
 def test_such_a_page_calls_models_and_endpoints_by_the_name_in_its_recipe(page: Path) -> None:
     text = page.read_text("utf-8")
     (stem,) = set(re.findall(r"recipes/(\w+)\.yaml", text))
-    name = stem.replace("_", "-")
-    asked = re.findall(r"/([a-z-]+)/(?:classify|invocations)|(?:rollback|report|requests) ([a-z][a-z-]+)`", text)
-    assert {endpoint or model for endpoint, model in asked} <= {name}
     recipe = PROJECT_ROOT / "recipes" / f"{stem}.yaml"
-    if recipe.exists() or stem not in AWAITED:
-        assert load_recipe(recipe).name == name
+    if stem in AWAITED and not recipe.exists():
+        pytest.skip(f"{stem} is awaited")
+    names = re.findall(
+        r"/([a-z-]+)/(?:classify|invocations)|models:/([a-z-]+)@|(?:rollback|report|requests) ([a-z-]+)", text
+    )
+    assert {name for found in names for name in found if name} == {load_recipe(recipe).name}
 
 
 def test_the_page_of_commands_is_what_the_command_line_says() -> None:
