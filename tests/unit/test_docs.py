@@ -163,8 +163,9 @@ def test_such_a_page_calls_models_and_endpoints_by_the_name_in_its_recipe(page: 
     recipe = PROJECT_ROOT / "recipes" / f"{stem}.yaml"
     if stem in AWAITED and not recipe.exists():
         pytest.skip(f"{stem} is awaited")
+    told = "\n".join(in_blocks(text) + inline(text))
     names = re.findall(
-        r"/([a-z-]+)/(?:classify|invocations)|models:/([a-z-]+)@|(?:rollback|report|requests) ([a-z-]+)", text
+        r"/([a-z-]+)/(?:classify|invocations)|models:/([a-z-]+)@|(?:rollback|report|requests) ([a-z-]+)", told
     )
     assert {name for found in names for name in found if name} == {load_recipe(recipe).name}
 
