@@ -18,12 +18,12 @@ import pytest
 from common.cluster import PROJECT_ROOT
 from common.ray_head import LOOPBACK, free_port
 from common.registry import ModelRegistry
+from tests.extras import OF_TRAINING
 from tests.tiny_model import register
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DOCKERFILE = (PROJECT_ROOT / "docs" / "clusters" / "serving.Dockerfile").read_text("utf-8").replace("\\\n", " ")
-ABSENT = ("torch", "transformers", "optuna", "peft", "datasets", "sklearn", "scipy")
 NAME = "tiny"
 RECIPE = """
 name: tiny
@@ -104,7 +104,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_the_image_holds_nothing_that_only_training_needs(image: Path) -> None:
-    code = f"import importlib.util as i; print([name for name in {ABSENT!r} if i.find_spec(name)])"
+    code = f"import importlib.util as i; print([name for name in {OF_TRAINING!r} if i.find_spec(name)])"
     found = subprocess.run([image / ".venv/bin/python", "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
