@@ -1,5 +1,6 @@
 """The documents name what there is: files, places in them, commands with their options, settings, recipes."""
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -149,6 +150,24 @@ def yaml_blocks() -> list[str]:
 def test_every_piece_of_a_recipe_is_valid(block: str) -> None:
     minimal = {"name": "a", "data": {"source": "a.csv"}, "model": {"base": "a"}}
     Recipe.model_validate(minimal | yaml.safe_load(block))
+
+
+def python_names(text: str) -> Iterator[tuple[str, str]]:
+    """What the page's Python takes from our modules, and the functions that it names in full: module and name."""
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (PROJECT_ROOT / str(node.module).partition(".")[0]).is_dir():
+                yield from ((str(node.module), alias.name) for alias in node.names)
+    for code in inline(text):
+        if match := re.match(r"((?:common|tune|serve|scripts)(?:\.\w+)*)\.(\w+)\(", code):
+            yield match[1], match[2]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_function_of_ours_that_the_documents_name_exists(name: str) -> None:
+    for module, function in python_names(TEXTS[name]):
+        body = ast.parse((PROJECT_ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8")).body
+        assert function in {getattr(node, "name", None) for node in body}, f"{module}.{function}"
 
 
 @pytest.mark.parametrize("page", COMING_FROM, ids=lambda page: page.stem)
