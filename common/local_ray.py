@@ -24,7 +24,9 @@ def is_head_here(address: str) -> bool:
         found = psutil.net_connections("tcp")
     except psutil.Error:
         return False
-    listening = (each for each in found if each.status == psutil.CONN_LISTEN and each.laddr.port == parts.port)
+    listening = (
+        each for each in found if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == parts.port
+    )
     return any(_is_dashboard(each.pid) for each in listening if each.pid is not None)
 
 

@@ -146,6 +146,7 @@ def _job(recipe: str, overrides: tuple[str, ...], storage: str | None, mlflow_ur
     click.option("--port", type=click.IntRange(1, 65535), help="Gateway port (default 8000)."),
     click.option("--tls-cert", metavar="FILE", help="The gateway's certificate with its chain, PEM; then it is https."),
     click.option("--tls-key", metavar="FILE", help="The certificate's key, PEM, without a password."),
+    click.option("--block", is_flag=True, help="Stay, and end the cluster with this command: for containers, systemd."),
 )
 def up(cluster_yaml: str | None, **options: Any) -> dict[str, Any]:
     """Start a local cluster that lives on, with the gateway for endpoints; with CLUSTER_YAML, `ray up` that one."""

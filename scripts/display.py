@@ -1,7 +1,8 @@
 """What people see: everything goes to stderr, so that stdout is free for `--json`."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -10,9 +11,14 @@ if TYPE_CHECKING:
     from common.data_checks import Finding
     from tune.study import TrialRecord
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+# A terminal alone can redraw a table. A notebook cannot: its kernel sets FORCE_COLOR, by which rich takes it for one, and
+# rich's own way there wants ipywidgets.
+console = Console(stderr=True, highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
 if not console.is_terminal:
     console.width = 160  # a log file has no edge at which a table would have to be cut
+
+METRICS = ("accuracy", "macro_f1", "loss")
+"""Of the validation split, as a leaderboard has them."""
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
 
@@ -43,7 +49,7 @@ def leaderboard_table(records: "Sequence[TrialRecord]", metric: str, *, limit: i
     params = list(dict.fromkeys(name for record in records for name in record.params))
     confirmed = any(record.confirmation for record in records)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for title in ("trial", "state", "epoch", *params, "accuracy", "macro_f1", "loss", "tokens/s"):
+    for title in ("trial", "state", "epoch", *params, *METRICS, "tokens/s"):
         table.add_column(title, justify="right", header_style="bold" if title == metric else "")
     if confirmed:
         table.add_column("mean ± spread (fresh seeds)", justify="right")
@@ -54,13 +60,27 @@ def leaderboard_table(records: "Sequence[TrialRecord]", metric: str, *, limit: i
             record.state,
             str(int(latest["epoch"])) if latest else "-",
             *(value_text(record.params[name]) if name in record.params else "-" for name in params),
-            *(f"{metrics[name]:.4f}" if name in metrics else "-" for name in ("accuracy", "macro_f1", "loss")),
+            *(f"{metrics[name]:.4f}" if name in metrics else "-" for name in METRICS),
             f"{latest['tokens_per_s']:,.0f}" if "tokens_per_s" in latest else "-",
             *((_confirmation(record),) if confirmed else ()),
         )
     if len(records) > limit:
         table.caption = f"{len(records) - limit} more in MLflow"
     return table
+
+
+def leaderboard(swept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A sweep's result as one flat row for each trial, the best first: `pandas.DataFrame(leaderboard(swept))`."""
+    return [
+        {
+            "trial": trial["number"],
+            "state": trial["state"],
+            "epochs": len(trial["history"]),
+            **trial["params"],
+            **{name: trial["metrics"].get(name) for name in METRICS},
+        }
+        for trial in swept["trials"]
+    ]
 
 
 def value_text(value: float | str) -> str:

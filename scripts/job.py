@@ -64,8 +64,14 @@ class Job:
     tracking_uri: str
 
     @classmethod
-    def load(cls, path: str, overrides: Sequence[str], storage: str | None, mlflow_uri: str | None) -> Self:
-        """Reads the recipe and settles where its state lives.
+    def load(
+        cls,
+        path: str | Path,
+        overrides: Sequence[str] = (),
+        storage: str | None = None,
+        mlflow_uri: str | None = None,
+    ) -> Self:
+        """Reads the recipe, with `section.key=value` overrides, and settles where its state lives.
 
         Raises:
             RecipeError: when the recipe or an override is wrong.

@@ -20,13 +20,13 @@ _MODEL_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<ver
 
 def predict(
     target: str,
-    texts: Sequence[str],
+    texts: Sequence[str] = (),
     *,
-    storage: str | None,
-    mlflow_uri: str | None,
-    file: str | None,
-    out: str | None,
-    text_column: str | None,
+    storage: str | None = None,
+    mlflow_uri: str | None = None,
+    file: str | None = None,
+    out: str | None = None,
+    text_column: str | None = None,
 ) -> Result:
     """Classifies texts, or a file's rows, with a recipe's champion or `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 

@@ -7,16 +7,14 @@ from typing import Any
 from common.recipe import Recipe
 
 INTRODUCTION = """\
-# The recipe
+# Recipe reference
 
-Everything a recipe may hold, with defaults. Only `name`, `data.source` and `model.base` have to be given. Paths in a
-recipe are relative to its file; paths in an override (`data.source=all.csv`) are relative to the current folder.
-`tuneserve recipes --schema > recipe.schema.json` writes the JSON Schema, which editors complete and check by:
-
-```yaml
-# yaml-language-server: $schema=recipe.schema.json
-```
+Everything a recipe may hold, with defaults, from the types that read it; [writing a recipe](writing-recipes.md) has the
+common cases. Only `name`, `data.source` and `model.base` have to be given.
 """
+
+_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+"""JSON Schema's words for the ends of a range, and ours."""
 
 
 def reference() -> str:
@@ -36,12 +34,20 @@ def _section(path: str, section: dict[str, Any], definitions: dict[str, Any]) ->
         kind = _type(field)
         named = definitions.get(kind.removeprefix("list of ").removeprefix("mapping to "))
         if named:
-            below.append((f"{path}.{name}".lstrip("."), named))
-        default = _default(name, field, section)
-        yield f"| `{name}` | {kind} | {default} | {_one_line(field.get('description', ''))} |"
+            place = f"{path}.{name}".lstrip(".")
+            below.append((place, named))
+            kind = _linked(kind, place)
+        meaning = _one_line(field.get("description") or (named or {}).get("description", ""))
+        yield f"| `{name}` | {kind} | {_default(name, field, section)} | {meaning} |"
     yield ""
     for name, named in below:
         yield from _section(name, named, definitions)
+
+
+def _linked(kind: str, place: str) -> str:
+    """The type as a link to the table of its settings, by the place that GitHub gives a heading."""
+    *words, name = kind.split()
+    return " ".join([*words, f"[{name}](#{place.replace('.', '')})"])
 
 
 def _type(field: dict[str, Any]) -> str:
@@ -59,18 +65,19 @@ def _type(field: dict[str, Any]) -> str:
     if field.get("type") == "object":
         inner = field.get("additionalProperties")
         return f"mapping to {_type(inner)}" if inner else "`{min, max}`"
-    return str(field.get("type", "any"))
+    bounds = [f"{words} {field[bound]:,.12g}" for bound, words in _BOUNDS.items() if bound in field]
+    return f"{field.get('type', 'any')} {', '.join(bounds)}".rstrip()
 
 
 def _default(name: str, field: dict[str, Any], section: dict[str, Any]) -> str:
     if name in section.get("required", ()):
         return "required"
     value = field.get("default")
-    if isinstance(value, dict):
-        if set(value) == {"min", "max"}:
-            return f"`{value['max']}`"
+    if isinstance(value, dict) and set(value) == {"min", "max"}:
+        return f"`{value['max']}`"
+    if isinstance(value, dict) or (value is None and "default" not in field):
         return "see below"
-    return "see below" if value is None and "default" not in field else f"`{value}`" if value not in (None, []) else "-"
+    return f"`{value}`" if value not in (None, []) else "-"
 
 
 def _one_line(text: str) -> str:

@@ -15,7 +15,7 @@ PAGE = "index.html"
 _SWEEP = "-sweep-"
 
 
-def report(sweep: str, *, storage: str | None, out: str | None) -> Result:
+def report(sweep: str, *, storage: str | None = None, out: str | None = None) -> Result:
     """Writes the report of a sweep, finished or not; needs no cluster and changes nothing but its own folder.
 
     Raises:

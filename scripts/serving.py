@@ -1,6 +1,7 @@
 """The steps from the registry on: the local cluster, deploying, rolling back, what runs."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,11 +10,12 @@ from pathlib import Path
 from common.api_keys import read_keys
 from common.cloud_cluster import down_in_cloud, up_in_cloud
 from common.cluster import ClusterRecord, connect, down, in_job, read_record, up, with_gateway
+from common.cluster_record import only_one, recorded
 from common.code_archive import code_archive
-from common.errors import ClusterError
+from common.errors import ClusterError, ServingError
 from common.location import join
 from common.owner import owner
-from common.ray_head import is_free
+from common.ray_head import is_free, is_head_alive, log_path
 from common.registry import ModelRegistry
 from common.storage import read_json
 from scripts.canary import canary_line, canary_status_line
@@ -28,6 +30,8 @@ from serve.gateway_server import Tls
 GATEWAY_HOST = "127.0.0.1"
 GATEWAY_PORT = 8000
 FOLLOW_TIMEOUT_S = 60.0
+LOOK_EVERY_S = 1.0
+"""How often a command that stays looks whether its cluster does."""
 
 
 def deploy(job: Job, canary: CanarySettings | None = None) -> Result:
@@ -62,17 +66,24 @@ def deploy(job: Job, canary: CanarySettings | None = None) -> Result:
 
 
 def start_cluster(
-    cluster_yaml: str | None,
+    cluster_yaml: str | None = None,
     *,
-    storage: str | None,
-    mlflow_uri: str | None,
-    num_cpus: int | None,
-    host: str | None,
-    port: int | None,
-    tls_cert: str | None,
-    tls_key: str | None,
+    storage: str | None = None,
+    mlflow_uri: str | None = None,
+    num_cpus: int | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+    block: bool = False,
 ) -> Result:
-    """Starts a local cluster with its gateway, or hands a cluster configuration to `ray up`."""
+    """Starts a local cluster with its gateway, or hands a cluster configuration to `ray up`.
+
+    With `block` it returns when the local cluster ends, and ends it when it is interrupted: what containers and systemd
+    expect of a service.
+    """
+    if cluster_yaml and block:
+        raise ClusterError(f"--block: the cluster of {cluster_yaml} does not end with this command; leave it out")
     if cluster_yaml:
         up_in_cloud(Path(cluster_yaml))
         say("The cluster is up. Run commands on it as jobs: tuneserve submit --address URL -- run RECIPE")
@@ -90,8 +101,25 @@ def start_cluster(
     record = up_gateway(place, tracking_uri, num_cpus=num_cpus, gateway_host=host, gateway_port=port, tls=tls)
     _say_who_may_ask(host, tls)
     say(f"The cluster is up: gateway {record.gateway_url}, dashboard {record.dashboard_url}, storage {record.storage}")
-    say("End it with: tuneserve down")
+    say("It ends with this command: Ctrl-C" if block else "End it with: tuneserve down")
+    if block:
+        _stay_until_it_ends(record)
     return {"cluster": asdict(record)}
+
+
+def _stay_until_it_ends(record: ClusterRecord) -> None:
+    """Returns after `tuneserve down`. Raises `ServingError` when the cluster ends otherwise; interrupted, ends it."""
+    try:
+        while is_head_alive(record.pid, record.cluster_id):
+            time.sleep(LOOK_EVERY_S)
+        with only_one():  # `down` forgets the record last
+            left = recorded()
+    except KeyboardInterrupt:
+        down()
+        raise
+    if left is not None and left.cluster_id == record.cluster_id:
+        down()
+        raise ServingError(f"the cluster has ended by itself; its log is {log_path()}")
 
 
 def _tls(certificate: str | None, key: str | None) -> Tls | None:
@@ -111,7 +139,7 @@ def _say_who_may_ask(host: str, tls: Tls | None) -> None:
         say("Without --tls-cert and --tls-key, API keys and texts cross the network as they are: see docs/operating.md")
 
 
-def end_cluster(cluster_yaml: str | None) -> Result:
+def end_cluster(cluster_yaml: str | None = None) -> Result:
     """Ends the local cluster and everything on it, or hands a cluster configuration to `ray down`."""
     if cluster_yaml:
         down_in_cloud(Path(cluster_yaml))
@@ -172,7 +200,9 @@ def gateway_at_hand(storage: str, tracking_uri: str) -> Iterator[str | None]:
         yield code_uri
 
 
-def roll_back(name: str, *, alias: str, storage: str | None, mlflow_uri: str | None) -> Result:
+def roll_back(
+    name: str, *, alias: str = "champion", storage: str | None = None, mlflow_uri: str | None = None
+) -> Result:
     """Moves a model's alias back to the version before, and waits until the endpoints that follow it do."""
     tracking_uri = tracking_location(mlflow_uri, storage_location(storage))
     before, after = ModelRegistry(tracking_uri).rollback(name, alias)
@@ -186,7 +216,7 @@ def roll_back(name: str, *, alias: str, storage: str | None, mlflow_uri: str | N
     return {"model": name, "alias": alias, "from": before, "version": after}
 
 
-def status(*, storage: str | None, everyone: bool = False) -> Result:
+def status(*, storage: str | None = None, everyone: bool = False) -> Result:
     """The cluster, this user's sweeps and trainings in the storage, or `everyone`'s, and the endpoints.
 
     Runs that do not say whose they are, from before that was noted, are everybody's.

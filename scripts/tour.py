@@ -26,7 +26,7 @@ STATE_TIMEOUT_S = 60.0
 def tour() -> dict[str, Any]:
     """Runs the quickstart recipe and shows its endpoint; every number is measured here and now."""
     started = time.monotonic()
-    job = Job.load(str(shipped_recipes()["quickstart"]), (), None, None)
+    job = Job.load(shipped_recipes()["quickstart"])
     up_gateway(job.storage, job.tracking_uri, gateway_port=GATEWAY_PORT if is_free(GATEWAY_PORT) else free_port())
     result = run(job)
     url = result["deploy"]["url"]

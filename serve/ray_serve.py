@@ -4,6 +4,7 @@ import logging
 import socket
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -75,11 +76,14 @@ def gateway_health(timeout_s: float = 5.0, *, look_first: bool = False) -> dict[
     It is asked through Ray, which knows this driver, and not over HTTP: that would take an API key, a certificate that
     this machine trusts, and a way to where the gateway listens.
     """
-    with quiet():
+
+    def ask() -> Any:
         handle: Any = ray.serve.get_deployment_handle(GATEWAY_DEPLOYMENT, app_name=GATEWAY, _check_exists=False)
+        return handle.health.remote(look_first=look_first).result(timeout_s=timeout_s)
+
+    with quiet(), ThreadPoolExecutor(1) as thread:  # a notebook's own runs an asyncio loop, where Serve refuses to wait
         try:
-            health = handle.health.remote(look_first=look_first).result(timeout_s=timeout_s)
-            return {endpoint["name"]: endpoint for endpoint in health}
+            return {endpoint["name"]: endpoint for endpoint in thread.submit(ask).result()}
         except (TimeoutError, ray.exceptions.RayError, RayServeException):
             return None
 

@@ -14,8 +14,9 @@ import ray
 import ray.util
 import ray.util.state
 
-from common.cluster import Connection, connect, down, up
+from common.cluster import Connection, connect, down, read_record, up
 from common.ray_head import LOOPBACK, free_port, session_folder
+from scripts.serving import up_gateway
 from serve.endpoints import Deployment
 from tests import browser
 from tests.browser import Browser, Page
@@ -85,6 +86,14 @@ def cluster(s3_gate: Gate, credentials: None, tmp_path_factory: pytest.TempPathF
         finally:
             down()
             shutil.rmtree(session_folder(), ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def gateway(cluster: Connection) -> None:
+    """On a port of its own: the default one may be in use on this machine."""
+    record = read_record()
+    assert record is not None
+    up_gateway(record.storage, record.tracking_uri, gateway_port=free_port())
 
 
 @pytest.fixture(scope="session")

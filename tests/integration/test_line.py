@@ -12,10 +12,7 @@ import httpx
 import mlflow
 import pytest
 
-from common.cluster import Connection, read_record
-from common.ray_head import free_port
 from common.registry import ModelRegistry
-from scripts.serving import up_gateway
 from tests.small_job import write_recipe
 from tests.warm_command import Command
 
@@ -42,14 +39,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def places(recipe: Path) -> tuple[str, ...]:
     storage = recipe.parent / "storage"
     return ("--storage", str(storage), "--mlflow-uri", f"sqlite:///{storage}/mlflow.db")
-
-
-@pytest.fixture(scope="module")
-def gateway(cluster: Connection) -> None:
-    """On a port of its own: the default one may be in use on this machine."""
-    record = read_record()
-    assert record is not None
-    up_gateway(record.storage, record.tracking_uri, gateway_port=free_port())
 
 
 @pytest.fixture(scope="module")

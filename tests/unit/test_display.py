@@ -1,15 +1,20 @@
 """What people see of a sweep and of their data."""
 
 import io
+import os
 import re
+import subprocess
+import sys
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from common.cluster import PROJECT_ROOT
 from common.data_checks import Finding
 from scripts import display
-from scripts.display import leaderboard_table, show_findings, step
+from scripts.display import leaderboard, leaderboard_table, show_findings, step
 from tune.study import TrialRecord
 
 
@@ -31,6 +36,32 @@ def record(number: int, *accuracies: float, state: str = "running", failure: str
     history = tuple({"epoch": n, "accuracy": a, "loss": 1 - a} for n, a in enumerate(accuracies, start=1))
     metrics = max(history, key=lambda epoch: epoch["accuracy"], default={})
     return TrialRecord(number, state, {"learning_rate": 1e-3}, metrics, history, failure=failure)
+
+
+def test_a_notebook_or_a_log_is_no_terminal_whatever_colours_are_forced() -> None:
+    code = "from scripts.display import console; print(console.is_terminal, console.is_jupyter)"
+    environment = {**os.environ, "FORCE_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_leaderboards_rows_are_flat_and_in_its_order() -> None:
+    trials = [asdict(record(2, 0.5, 0.75, state="complete")), asdict(record(0))]
+
+    complete, started = leaderboard({"trials": trials})
+
+    assert complete == {
+        "trial": 2,
+        "state": "complete",
+        "epochs": 2,
+        "learning_rate": 1e-3,
+        "accuracy": 0.75,
+        "macro_f1": None,
+        "loss": 0.25,
+    }
+    assert (started["trial"], started["epochs"], started["accuracy"]) == (0, 0, None)
 
 
 def test_the_leaderboard_keeps_its_order_and_says_how_many_it_leaves_out(shown: io.StringIO) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.extras import OF_TRAINING
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("common", "tune", "serve", "scripts")
 FORBIDDEN = {"common": {"tune", "serve", "scripts"}, "tune": {"serve", "scripts"}, "serve": {"tune", "scripts"}}
@@ -81,3 +83,13 @@ def test_starting_the_command_line_loads_nothing_heavy():
     code = f"import sys, scripts.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_serving_half_and_its_commands_start_without_what_only_training_installs():
+    modules = [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path in sources("serve")]
+    modules = [name.removesuffix(".__init__") for name in modules if name != "serve.gpu"]  # of the extra `serve-gpu`
+    modules += [f"scripts.{name}" for name in ("serving", "prediction", "replay", "logged_requests", "pooling", "keys")]
+    code = f"import importlib, sys; sys.modules.update(dict.fromkeys({OF_TRAINING!r}))\n"
+    code += f"for name in {modules!r}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

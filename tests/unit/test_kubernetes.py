@@ -14,6 +14,7 @@ from serve.endpoints import GATEWAY
 from tests.node_types import shipped_cluster
 
 FOLDER = PROJECT_ROOT / "docs" / "clusters" / "kubernetes"
+DOCKERFILES = ("Dockerfile", "serving.Dockerfile")
 SPECS = {"RayCluster": (), "RayJob": ("rayClusterSpec",), "RayService": ("rayClusterConfig",)}
 """Where each kind holds the cluster."""
 
@@ -134,8 +135,29 @@ def locked(package: str) -> str:
     return next(line.removeprefix(f"{package}==") for line in lines if line.startswith(f"{package}=="))
 
 
+def dockerfile(name: str) -> str:
+    return (PROJECT_ROOT / "docs" / "clusters" / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_is_pinned_and_does_not_run_as_root(name: str) -> None:
+    (base,) = re.findall(r"^FROM \S+:(\S+)$", dockerfile(name), re.MULTILINE)
+    assert re.match(r"\d+\.\d+\.\d+-", base)
+    assert re.findall(r"^USER (\d+)$", dockerfile(name), re.MULTILINE)[-1:] == ["1000"]
+    for install in re.findall(r"pip install .+", dockerfile(name)):
+        assert "--constraint constraints.txt" in install or re.search(r"==\S+$", install)
+
+
+def test_the_serving_image_takes_the_place_of_the_other_one() -> None:
+    """The same user and folder, so that the paths in the manifests hold; the serving half of the packages alone."""
+    for line in ("WORKDIR /home/ray/tuneserve", "COPY --chown=ray:users recipes recipes"):
+        assert all(line in dockerfile(name) for name in DOCKERFILES)
+    assert '--editable ".[serve]"' in dockerfile("serving.Dockerfile")
+    assert "torch==" not in dockerfile("serving.Dockerfile")
+
+
 def test_the_images_hold_the_versions_that_are_locked() -> None:
-    recipe = (PROJECT_ROOT / "docs" / "clusters" / "Dockerfile").read_text("utf-8")
+    recipe = dockerfile("Dockerfile")
     assert re.findall(r"^FROM (\S+)$", recipe, re.MULTILINE) == [f"rayproject/ray:{locked('ray')}-py311-${{DEVICE}}"]
     assert f"torch=={locked('torch')}" in recipe
     assert "--constraint constraints.txt" in recipe
@@ -146,9 +168,9 @@ def test_the_images_hold_the_versions_that_are_locked() -> None:
     assert images == built
 
 
-def test_the_image_holds_every_package_and_the_recipes() -> None:
-    recipe = (PROJECT_ROOT / "docs" / "clusters" / "Dockerfile").read_text("utf-8")
-    copied = set(re.findall(r"^COPY \S+ (\w+) \1$", recipe, re.MULTILINE))
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_holds_every_package_and_the_recipes(name: str) -> None:
+    copied = set(re.findall(r"^COPY \S+ (\w+) \1$", dockerfile(name), re.MULTILINE))
     assert copied == {"common", "tune", "serve", "scripts", "recipes"}
 
 

@@ -1,9 +1,11 @@
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.serve
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +19,7 @@ from serve.ray_serve import (
     GATEWAY_DEPLOYMENT,
     REPLICA_RESOURCE,
     gateway_application,
+    gateway_health,
     gateway_url,
     model_application,
     pool_application,
@@ -178,3 +181,27 @@ def test_the_pool_scales_from_zero_and_sends_a_model_to_the_replica_that_holds_i
     assert config.request_router_config.get_request_router_class().__name__ == "ModelAffinityRouter"
     assert pool.ray_actor_options["runtime_env"] == {"working_dir": "s3://bucket/code.zip"}
     assert PoolSpec.from_user_config(pool.user_config) == spec
+
+
+class Handle:
+    """The gateway's, as far as it is asked how it is; as Serve's it refuses to wait where an asyncio loop runs."""
+
+    def __init__(self) -> None:
+        self.health = self
+
+    def remote(self, *, look_first: bool) -> "Handle":
+        return self
+
+    def result(self, *, timeout_s: float) -> list[dict[str, Any]]:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        return [{"name": "news", "state": "asleep"}]
+
+
+def test_a_notebook_whose_cells_run_in_an_asyncio_loop_can_ask_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.serve, "get_deployment_handle", lambda *_, **options: Handle())
+
+    async def in_a_cell() -> Any:
+        return gateway_health()
+
+    assert asyncio.run(in_a_cell()) == {"news": {"name": "news", "state": "asleep"}}

@@ -11,7 +11,7 @@ import pytest
 
 from common.api_keys import create_key
 from common.cluster_record import ClusterRecord
-from common.errors import ClusterError, RegistryError
+from common.errors import ClusterError, RegistryError, ServingError
 from common.ray_head import free_port
 from common.recipe_file import shipped_recipes
 from common.registry import ModelRegistry
@@ -163,6 +163,52 @@ def test_beyond_loopback_without_a_key_up_says_that_nobody_gets_in(
     err = capsys.readouterr().err
     assert ("tuneserve keys create NAME" in err) is said
     assert ("Without --tls-cert" in err) is (host is not None)
+
+
+@pytest.fixture
+def staying(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `up --block` does once its cluster is up: it looks twice, the head is there once."""
+    done: list[str] = []
+    looks = iter([True, False])
+    monkeypatch.setattr(serving, "up_gateway", lambda *_, **options: replace(LOCAL, gateway_url=GATEWAY))
+    monkeypatch.setattr(serving, "is_head_alive", lambda pid, cluster_id: next(looks))
+    monkeypatch.setattr(serving, "down", lambda: done.append("down"))
+    monkeypatch.setattr(serving.time, "sleep", lambda seconds: done.append("looked"))
+    return done
+
+
+def test_up_that_stays_returns_when_the_cluster_was_ended_elsewhere(
+    staying: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "recorded", lambda: None)
+    assert serving.start_cluster(block=True)["cluster"]["gateway_url"] == GATEWAY
+    assert staying == ["looked"]
+
+
+def test_up_that_stays_fails_when_the_cluster_ends_by_itself(
+    staying: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "recorded", lambda: LOCAL)
+    with pytest.raises(ServingError, match=r"has ended by itself; its log is .*head\.log"):
+        serving.start_cluster(block=True)
+    assert staying == ["looked", "down"]
+
+
+def test_up_that_stays_ends_the_cluster_when_it_is_interrupted(
+    staying: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serving.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        serving.start_cluster(block=True)
+    assert staying == ["down"]
+
+
+def test_up_cannot_stay_with_a_cluster_elsewhere() -> None:
+    with pytest.raises(ClusterError, match=r"--block: the cluster of cluster\.yaml does not end with this command"):
+        serving.start_cluster("cluster.yaml", block=True)
 
 
 def load(tmp_path: Path) -> Job:
