@@ -4,6 +4,7 @@
 names (`_s` seconds). The JSON Schema that editors use comes from these classes (`tuneserve recipes --schema`).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -50,6 +51,15 @@ def _keys_as_text(value: Any) -> Any:
     return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
 
 
+def _sha256(digest: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ValueError(
+            f"{digest!r} is not the digest of rows, which has 64 digits 0-9a-f; copy the one that `tuneserve check` "
+            "prints"
+        )
+    return digest
+
+
 class Split(Settings):
     """How one table is divided. A text's side depends on its own hash and the seed alone."""
 
@@ -81,6 +91,8 @@ class Data(Settings):
     """A ready-made test file, or the name of a Hub split; taken as it is."""
     revision: str | None = None
     """The Hub data set's revision (branch, tag or commit)."""
+    sha256: Annotated[str, AfterValidator(_sha256)] | None = None
+    """Pins the rows: the digest that `tuneserve check` prints. Other rows are refused, with what changed."""
     encoding: str = "utf-8"
     """Character encoding of CSV and JSON Lines files."""
     column_names: tuple[str, ...] | None = None

@@ -176,7 +176,7 @@ def _union_members(annotation: Any) -> tuple[Any, ...]:
     if typing.get_origin(annotation) is typing.Annotated:
         return _union_members(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
+        return tuple(member for option in typing.get_args(annotation) for member in _union_members(option))
     return (annotation,)
 
 
@@ -207,7 +207,8 @@ def _absolute(value: str, folder: Path, *, always: bool) -> str:
         return value
     candidate = (folder / Path(value).expanduser()).resolve()
     path_like = value.startswith((".", "/", "~")) or value.lower().endswith(_DATA_SUFFIXES)
-    return str(candidate) if always or path_like or candidate.exists() else value
+    is_there = candidate.exists() or Path(f"{candidate}.dvc").exists()  # or DVC will bring it
+    return str(candidate) if always or path_like or is_there else value
 
 
 def _dotted(location: Location) -> str:

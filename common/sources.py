@@ -12,6 +12,9 @@ from common.location import filesystem, is_url
 from common.recipe import BUILTIN, Data
 from common.table_files import READERS, SCHEMA, as_strings, check_columns
 
+DVC = ".dvc"
+"""Ending of the note that DVC (https://dvc.org) keeps in place of a file or folder, beside which that lies."""
+
 
 def read_source(data: Data, source: str) -> pa.Table:
     """All rows of `source` (one of `data`'s three) as a table of `text` and `label` strings.
@@ -50,6 +53,8 @@ def _files_at(opened: pyarrow.fs.FileSystem, path: str, source: str) -> list[str
     """The file itself, or the data files below a folder in the order of their names."""
     found = opened.get_file_info(path)
     if found.type == pyarrow.fs.FileType.NotFound:
+        if opened.get_file_info(f"{path}{DVC}").is_file:
+            raise DataError(f"{source} is tracked by DVC and not here; fetch it: dvc pull {source}{DVC}")
         raise DataError(f"there is no file or folder {source}; check data.source and the other sources")
     if found.type == pyarrow.fs.FileType.File:
         return [path]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from common.cluster import connect, resources
 from common.data_checks import examine
-from common.dataset import Splits, load_splits
+from common.dataset import Splits
 from common.errors import DataError, InputError
 from common.location import join
+from common.pinned_data import load_pinned_splits
 from common.recipe import Recipe, Train
 from common.registry import CANDIDATE_ALIAS
 from common.storage import folders_in, read_json, write_json
@@ -37,16 +38,23 @@ def check(job: Job, *, measure: bool = False) -> Result:
     recipe = job.recipe
     points = starting_points(job)
     step(f"Data: {recipe.data.source}")
-    splits = load_splits(recipe.data)
+    splits = load_pinned_splits(recipe.data, job.storage)
     rows = {name: splits[name].num_rows for name in ("train", "validation", "test")}
     say(f"  {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test rows")
     counts = _label_counts(splits)
     say("  labels: " + ", ".join(f"{label} {count:,}" for label, count in counts.items()))
+    say(f"  digest of the rows, which pins them: data.sha256={splits.digest}")
     findings = examine(splits, token_lengths(recipe, splits), recipe.model.max_length)
     show_findings(findings)
     _refuse_unknown_modules(recipe, splits)
     plan = make_plan(job, splits, points, measure=measure)
-    return {"rows": rows, "labels": counts, "findings": [asdict(finding) for finding in findings], "plan": plan}
+    return {
+        "rows": rows,
+        "labels": counts,
+        "data_sha256": splits.digest,
+        "findings": [asdict(finding) for finding in findings],
+        "plan": plan,
+    }
 
 
 def refuse_errors(job: Job, checked: Result) -> None:
@@ -68,7 +76,7 @@ def _train(job: Job) -> Result:
     from tune.trainer import fit
 
     recipe = job.recipe
-    splits = load_splits(recipe.data)
+    splits = load_pinned_splits(recipe.data, job.storage)
     _refuse_unknown_modules(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
@@ -134,7 +142,7 @@ def _sweep(job: Job, sweep_id: str) -> Result:
     recipe = job.recipe
     folder = join(job.runs, sweep_id)
     points = starting_points(job)
-    splits = load_splits(recipe.data)
+    splits = load_pinned_splits(recipe.data, job.storage)
     _refuse_unknown_modules(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
@@ -220,7 +228,7 @@ def _promote(job: Job, run: Result | None, alias: str) -> Result:
 
 def prepare_data(job: Job) -> PreparedData:
     """The recipe's data, read, split and tokenised; nothing is done twice for the same rows."""
-    return prepare(job.recipe, load_splits(job.recipe.data), job.storage)
+    return prepare(job.recipe, load_pinned_splits(job.recipe.data, job.storage), job.storage)
 
 
 def _label_counts(splits: Splits) -> dict[str, int]:

@@ -82,6 +82,10 @@ def test_mistakes_of_file_and_overrides_come_in_one_report(tmp_path: Path) -> No
             "uniform draws fractions; use int, log_int or choice",
         ),
         (MINIMAL + "search: {space: {epochs: {log_uniform: [1, 4]}}}\n", "space.epochs takes whole numbers"),
+        (
+            MINIMAL.replace("data: {", "data: {sha256: 12ab, "),
+            "data.sha256: '12ab' is not the digest of rows, which has 64 digits 0-9a-f; copy the one that",
+        ),
         (MINIMAL + "registry: {model: team/spam}\n", "'team/spam' cannot be registered"),
         (MINIMAL + "registry: {model: 'a:b'}\n", "holds no '/' or ':'"),
         (MINIMAL + "registry: {model: ' '}\n", "line 4: registry.model: ' ' cannot be registered"),
