@@ -1,6 +1,6 @@
 """What people see: everything goes to stderr, so that stdout is free for `--json`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -25,6 +25,14 @@ def say(text: str) -> None:
 def step(title: str) -> None:
     """Announces a step."""
     console.print(f"\n{title}", style="bold", markup=False)
+
+
+def epoch_line(metrics: Mapping[str, float]) -> str:
+    """What a training's epoch has come to."""
+    return (
+        f"epoch {int(metrics['epoch'])}  train loss {metrics['train_loss']:.4f}  loss {metrics['loss']:.4f}  accuracy "
+        f"{metrics['accuracy']:.4f}  macro-F1 {metrics['macro_f1']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
+    )
 
 
 def show_findings(findings: "Sequence[Finding]") -> None:

@@ -103,7 +103,7 @@ class Job:
         search = dict.fromkeys(("space", "metric", "scheduler", "seed", "warm_start"), True)
         decisive = self.recipe.model_dump_json(
             include={**dict.fromkeys(parts, True), "search": search},
-            exclude={"train": {"placement"}, "data": {"sha256"}},
+            exclude={"train": {"placement", "logging_steps"}, "data": {"sha256"}},
         )
         return hashlib.sha256(f"{decisive}{data_digest}{self.tracking_uri}".encode()).hexdigest()[:16]
 

@@ -1,7 +1,10 @@
 """MLflow brought up to date with the study, after a driver that was killed before it had written everything."""
 
+from collections.abc import Mapping
+
 from common.tracking import MetricsAtStep, Tracker
 from tune.recorder import run_tags
+from tune.step_losses import STEP_LOSS
 from tune.study import StudySearch, TrialRecord
 
 
@@ -11,6 +14,7 @@ def recover_runs(search: StudySearch, tracker: Tracker, parent_run_id: str) -> N
     To be called before a sweep continues. A run that was started, but not yet noted in the study, becomes its trial's:
     each trial keeps to one run. A run that was ended is not looked at: whoever did that had written it in full.
     """
+    losses = search.step_losses()
     open_runs = {name: run_id for run_id, name in tracker.open_children(parent_run_id).items()}
     for record in search.records():
         run_id = record.run_id
@@ -23,16 +27,19 @@ def recover_runs(search: StudySearch, tracker: Tracker, parent_run_id: str) -> N
         elif run_id not in open_runs.values():
             continue
         if run_id is not None:
-            _complete(tracker, run_id, record, search.metric)
+            _complete(tracker, run_id, record, losses.get(record.name, {}), search.metric)
 
 
-def _complete(tracker: Tracker, run_id: str, record: TrialRecord, metric: str) -> None:
+def _complete(tracker: Tracker, run_id: str, record: TrialRecord, losses: Mapping[int, float], metric: str) -> None:
     logged = tracker.logged_steps(run_id, metric)
     missing = [
         MetricsAtStep({name: value for name, value in epoch.items() if name != "epoch"}, int(epoch["epoch"]))
         for epoch in record.history
         if int(epoch["epoch"]) not in logged
     ]  # when they were measured is not known any more
+    if losses:
+        known = tracker.logged_steps(run_id, STEP_LOSS)
+        missing += [MetricsAtStep({STEP_LOSS: loss}, step) for step, loss in losses.items() if step not in known]
     tracker.log(run_id, params=record.settings, metrics=missing)
     if record.state != "running":
         tracker.finish(run_id, "FAILED" if record.state == "failed" else "FINISHED")

@@ -18,6 +18,7 @@ from common.search_range import Point
 from common.search_settings import Search
 from common.tokenised import PreparedData
 from common.tracking import DatasetInput, Tracker
+from common.wandb_runs import WandbRuns
 from tune.allocation import Allocation
 from tune.confirm import ConfirmationSearch, crowned, fresh_seeds, representative
 from tune.identity import refuse_changes
@@ -61,12 +62,13 @@ def sweep(
     recipe_yaml: str,
     on_update: OnUpdate,
     points: Sequence[Point] = (),
+    wandb: WandbRuns | None = None,
 ) -> SweepResult:
     """Runs the recipe's search to its end, or continues the one that `folder` holds.
 
     `on_update` is called in this process with every trial that an earlier driver left, and with each trial that starts,
     reports or ends.
-    `points` are tried first.
+    `points` are tried first. `wandb`, which has a run for the sweep, gets the trials as MLflow does.
 
     Raises:
         InputError: when `folder` holds a sweep of another recipe or of other data.
@@ -80,7 +82,7 @@ def sweep(
     with kept_in(folder):
         search.describe(recipe_yaml, prepared.uri)
         run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
-        driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update)
+        driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update, wandb)
         search.start_from(points)
         driver.search(search)
         trials = leaderboard(search.records(), recipe.search.metric)
@@ -106,6 +108,8 @@ def sweep(
             best = representative(trials[0], runs, seeds, recipe.search.metric)
         tracker.log_metrics(run_id, best.metrics, step=0)
         tracker.finish(run_id, "FINISHED")
+        if wandb is not None:
+            wandb.log(sweep_id, best.metrics, step=0)
         return SweepResult(sweep_id, tuple(trials), tuple(runs), best, run_id, time.monotonic() - started)
 
 
@@ -128,6 +132,7 @@ class _Driver:
     tracker: Tracker
     run_id: str
     on_update: OnUpdate
+    wandb: WandbRuns | None
 
     def search(self, search: StudySearch) -> None:
         """Runs the trials that are missing."""
@@ -159,7 +164,7 @@ class _Driver:
     ) -> None:
         if search.num_missing <= 0:
             return
-        recorder = TrialRecorder(search, self.tracker, self.run_id, self.on_update)
+        recorder = TrialRecorder(search, self.tracker, self.run_id, self.on_update, self.wandb)
         try:
             self._tune(search, name, scheduler, time_budget_s, recorder)
             search.end_unfinished()

@@ -11,11 +11,15 @@ from transformers import AutoModelForSequenceClassification
 
 from common.errors import InputError, TrainingError
 from common.search_range import Point
+from common.tracking_settings import Wandb
+from common.wandb_runs import WandbRuns
 from scripts.job import Job
 from scripts.steps import prepare_data
+from tests.fake_wandb import written_runs
 from tests.small_job import small_job
 from tune.allocation import Allocation
 from tune.checkpoint import damage
+from tune.step_losses import STEP_LOSS
 from tune.study import TrialRecord, journal
 from tune.study_place import study_file
 from tune.sweep import OnUpdate, SweepResult, sweep
@@ -35,6 +39,7 @@ def run(
     on_update: OnUpdate = lambda record: None,
     allocation: Allocation = TWO_AT_ONCE,
     points: Sequence[Point] = (),
+    wandb: WandbRuns | None = None,
 ) -> SweepResult:
     from common.tracking import Tracker
 
@@ -49,6 +54,7 @@ def run(
         recipe_yaml=job.recipe_yaml,
         on_update=on_update,
         points=points,
+        wandb=wandb,
     )
 
 
@@ -59,9 +65,10 @@ def runs_of(job: Job) -> list[Any]:
 
 
 def test_a_sweep_ends_with_a_leaderboard_checkpoints_and_one_mlflow_run_a_trial(tmp_path: Path) -> None:
-    job = small_job(tmp_path, "search.scheduler=fifo")
+    job = small_job(tmp_path, "search.scheduler=fifo", "train.logging_steps=5")
     seen: list[str] = []
-    result = run(job, lambda record: seen.append(record.state))
+    wandb = WandbRuns(Wandb(project="spam", mode="offline"), tmp_path, group="sweep-1")
+    result = run(job, lambda record: seen.append(record.state), wandb=wandb)
 
     assert [trial.state for trial in result.trials] == ["complete"] * 3
     accuracies = [trial.metrics["accuracy"] for trial in result.trials]
@@ -83,6 +90,14 @@ def test_a_sweep_ends_with_a_leaderboard_checkpoints_and_one_mlflow_run_a_trial(
     assert [(point.step, point.value) for point in history] == [
         (epoch["epoch"], epoch["accuracy"]) for epoch in result.best.history
     ]
+    steps = [point.step for point in client.get_metric_history(best.info.run_id, STEP_LOSS)]
+    num_steps = 2 * -(-prepare_data(job).num_rows["train"] // int(result.best.params["batch_size"]))
+    assert steps == list(range(5, num_steps + 1, 5))
+    assert wandb.close().num_runs == 3
+    written = written_runs(tmp_path)
+    assert {name: [row["epoch"] for row in trial.history] for name, trial in written.items()} == {
+        f"trial-{number}": [1, 2] for number in range(3)
+    }
     parent = runs[result.run_id]
     assert parent.inputs.dataset_inputs[0].dataset.digest == prepare_data(job).data_digest[:36]
 

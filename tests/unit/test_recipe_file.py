@@ -47,8 +47,8 @@ def test_three_mistakes_are_all_reported_with_their_lines(tmp_path: Path) -> Non
     assert problems(path) == (
         "line 5: train.epochs: input should be greater than 0 (given: 0)",
         "line 6: train has no setting 'batchsize'; did you mean 'batch_size'? known: epochs, batch_size, "
-        "learning_rate, weight_decay, warmup_ratio, precision, seed, num_workers, use_gpu, gpus_per_worker, "
-        "placement",
+        "learning_rate, weight_decay, warmup_ratio, precision, seed, logging_steps, num_workers, use_gpu, "
+        "gpus_per_worker, placement",
         "line 7: serve: min_replicas 5 is above max_replicas 2",
     )
 
