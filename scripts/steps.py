@@ -12,6 +12,7 @@ from common.dataset import Splits
 from common.errors import DataError, InputError
 from common.location import join
 from common.pinned_data import load_pinned_splits
+from common.provenance import provenance_tags
 from common.recipe import Recipe, Train
 from common.registry import CANDIDATE_ALIAS
 from common.storage import folders_in, read_json, write_json
@@ -98,7 +99,10 @@ def _train(job: Job) -> Result:
             tracker.reopen(run_id)
         else:
             dataset = _dataset_input(recipe, prepared)
-            run_id = tracker.start(run, params=_params(recipe.train), recipe_yaml=job.recipe_yaml, dataset=dataset)
+            tags = provenance_tags(prepared.data_digest, splits.versions, asdict(allocation))
+            run_id = tracker.start(
+                run, params=_params(recipe.train), tags=tags, recipe_yaml=job.recipe_yaml, dataset=dataset
+            )
             job.note_start(run, key=key, run_id=run_id)
 
         with wandb_tracking(job, run, "train", prepared.data_digest) as wandb, _finishing(tracker, run_id):
@@ -171,6 +175,7 @@ def _sweep(job: Job, sweep_id: str) -> Result:
                 on_update=view.update,
                 points=points,
                 wandb=wandb.runs,
+                tags=provenance_tags(prepared.data_digest, splits.versions, asdict(allocation)),
             )
     step(f"Leaderboard (validation {recipe.search.metric}, {outcome.seconds:.0f} s)")
     console.print(leaderboard_table(outcome.trials, recipe.search.metric))

@@ -1,7 +1,7 @@
 """Recording what trials report: in the study, in MLflow, and to whoever watches."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray.tune
@@ -38,9 +38,12 @@ class TrialRecorder(ray.tune.Callback):
         parent_run_id: str,
         on_update: OnUpdate,
         wandb: WandbRuns | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
+        """`tags` are those that every trial's MLflow run gets."""
         self._search = search
         self._wandb = wandb
+        self._tags = tags or {}
         self._writer = RunWriter(tracker, parent_run_id, search.record_run)
         self._on_update = on_update
         self._running: dict[str, str] = {}
@@ -56,7 +59,7 @@ class TrialRecorder(ray.tune.Callback):
         if trial.trial_id not in self._running:  # or Tune has moved it to another process
             self._running[trial.trial_id] = record.name
             if record.run_id is None:
-                self._writer.start(record.name, record.settings, run_tags(record))
+                self._writer.start(record.name, record.settings, {**self._tags, **run_tags(record)})
             else:
                 self._writer.reopen(record.name, record.run_id)
             self._start_in_wandb(record)
@@ -145,7 +148,7 @@ class TrialRecorder(ray.tune.Callback):
 
 
 def run_tags(record: TrialRecord) -> dict[str, str]:
-    """The MLflow tags of a trial's run."""
+    """The MLflow tags of a trial's run, beside those that all have."""
     return {} if record.seed is None else {CONFIRMS_TAG: str(record.number)}
 
 

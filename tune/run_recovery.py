@@ -8,11 +8,14 @@ from tune.step_losses import STEP_LOSS
 from tune.study import StudySearch, TrialRecord
 
 
-def recover_runs(search: StudySearch, tracker: Tracker, parent_run_id: str) -> None:
+def recover_runs(
+    search: StudySearch, tracker: Tracker, parent_run_id: str, tags: Mapping[str, str] | None = None
+) -> None:
     """Writes what the study holds and MLflow lacks, and ends the runs of trials that have ended.
 
     To be called before a sweep continues. A run that was started, but not yet noted in the study, becomes its trial's:
-    each trial keeps to one run. A run that was ended is not looked at: whoever did that had written it in full.
+    each trial keeps to one run; one that is started here gets `tags`. A run that was ended is not looked at: whoever
+    did that had written it in full.
     """
     losses = search.step_losses()
     open_runs = {name: run_id for run_id, name in tracker.open_children(parent_run_id).items()}
@@ -21,7 +24,9 @@ def recover_runs(search: StudySearch, tracker: Tracker, parent_run_id: str) -> N
         if run_id is None:
             run_id = open_runs.get(record.name)
             if run_id is None and record.state != "running":  # one that runs gets its run when it goes on
-                run_id = tracker.start(record.name, tags=run_tags(record), parent_run_id=parent_run_id)
+                run_id = tracker.start(
+                    record.name, tags={**(tags or {}), **run_tags(record)}, parent_run_id=parent_run_id
+                )
             if run_id is not None:
                 search.record_run(record.name, run_id)
         elif run_id not in open_runs.values():

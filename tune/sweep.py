@@ -6,13 +6,14 @@ Running it again with the same folder continues it.
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from common.errors import TrackingError, TrainingError
+from common.provenance import DATA_TAG
 from common.recipe import Recipe
 from common.search_range import Point
 from common.search_settings import Search
@@ -63,12 +64,14 @@ def sweep(
     on_update: OnUpdate,
     points: Sequence[Point] = (),
     wandb: WandbRuns | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> SweepResult:
     """Runs the recipe's search to its end, or continues the one that `folder` holds.
 
     `on_update` is called in this process with every trial that an earlier driver left, and with each trial that starts,
     reports or ends.
-    `points` are tried first. `wandb`, which has a run for the sweep, gets the trials as MLflow does.
+    `points` are tried first. `wandb`, which has a run for the sweep, gets the trials as MLflow does;
+    the sweep's own MLflow run gets `tags`.
 
     Raises:
         InputError: when `folder` holds a sweep of another recipe or of other data.
@@ -81,7 +84,7 @@ def sweep(
     refuse_changes(search, recipe, prepared.data_digest)
     with kept_in(folder):
         search.describe(recipe_yaml, prepared.uri)
-        run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
+        run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml, tags or {})
         driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update, wandb)
         search.start_from(points)
         driver.search(search)
@@ -134,6 +137,11 @@ class _Driver:
     on_update: OnUpdate
     wandb: WandbRuns | None
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """Of every trial's run."""
+        return {DATA_TAG: self.prepared.data_digest}
+
     def search(self, search: StudySearch) -> None:
         """Runs the trials that are missing."""
         self._take_over(search)
@@ -150,7 +158,7 @@ class _Driver:
 
     def _take_over(self, search: StudySearch) -> None:
         """Completes what an earlier driver left half written, and shows what it left."""
-        recover_runs(search, self.tracker, self.run_id)
+        recover_runs(search, self.tracker, self.run_id, self.tags)
         search.settle(self.tracker.finish)
         for record in search.records():
             self.on_update(record)
@@ -164,7 +172,7 @@ class _Driver:
     ) -> None:
         if search.num_missing <= 0:
             return
-        recorder = TrialRecorder(search, self.tracker, self.run_id, self.on_update, self.wandb)
+        recorder = TrialRecorder(search, self.tracker, self.run_id, self.on_update, self.wandb, self.tags)
         try:
             self._tune(search, name, scheduler, time_budget_s, recorder)
             search.end_unfinished()
@@ -208,7 +216,13 @@ def _resources(allocation: Allocation) -> dict[str, float]:
 
 
 def _parent_run(
-    search: StudySearch, tracker: Tracker, sweep_id: str, recipe: Recipe, prepared: PreparedData, recipe_yaml: str
+    search: StudySearch,
+    tracker: Tracker,
+    sweep_id: str,
+    recipe: Recipe,
+    prepared: PreparedData,
+    recipe_yaml: str,
+    tags: Mapping[str, str],
 ) -> str:
     """Starts the sweep's MLflow run, or finds the one an earlier driver started."""
     known = search.study.user_attrs.get("run_id")
@@ -219,7 +233,7 @@ def _parent_run(
     dataset = DatasetInput(recipe.name, prepared.data_digest, recipe.data.source, prepared.num_rows)
     # One that a driver started, but was killed before it could note that.
     found = tracker.find_runs({SWEEP_TAG: sweep_id})
-    run_id = found[0] if found else tracker.start(sweep_id, tags={SWEEP_TAG: sweep_id})
+    run_id = found[0] if found else tracker.start(sweep_id, tags={**tags, SWEEP_TAG: sweep_id})
     tracker.describe(run_id, params=params, recipe_yaml=recipe_yaml, dataset=dataset)
     search.study.set_user_attr("run_id", run_id)
     return run_id

@@ -127,7 +127,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(Tracker, "open", lambda uri, experiment: runs)
     monkeypatch.setattr(steps, "connect", lambda: nullcontext(SimpleNamespace(is_private=True)))
     monkeypatch.setattr(steps, "resources", lambda: MACHINE)
-    monkeypatch.setattr(steps, "load_pinned_splits", lambda data, storage: None)
+    monkeypatch.setattr(steps, "load_pinned_splits", lambda data, storage: SimpleNamespace(versions={}))
     monkeypatch.setattr(steps, "prepare", lambda *_: prepared)
     return runs
 
