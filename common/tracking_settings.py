@@ -26,6 +26,9 @@ class Tracking(Settings):
     """MLflow tracking URI; when not given, MLFLOW_TRACKING_URI, the running cluster's, or SQLite under `storage`."""
     experiment: str | None = None
     """MLflow experiment; when not given, the recipe's name."""
+    system_metrics: bool = False
+    """Record CPU, memory, disk, network and GPUs of the machine that drives the job, every 10 s, with the run of the
+    sweep or the training."""
     wandb: Wandb | None = None
     """Record trainings and trials in Weights & Biases as well."""
 

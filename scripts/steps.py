@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from common.provenance import provenance_tags
 from common.recipe import Recipe, Train
 from common.registry import CANDIDATE_ALIAS
 from common.storage import folders_in, read_json, write_json
+from common.system_metrics import system_metrics
 from common.tokenised import PreparedData, prepare, token_lengths
 from common.wandb_runs import refuse_unusable_wandb
 from scripts.display import console, epoch_line, leaderboard_table, say, show_findings, step
@@ -105,7 +106,11 @@ def _train(job: Job) -> Result:
             )
             job.note_start(run, key=key, run_id=run_id)
 
-        with wandb_tracking(job, run, "train", prepared.data_digest) as wandb, _finishing(tracker, run_id):
+        with (
+            wandb_tracking(job, run, "train", prepared.data_digest) as wandb,
+            _finishing(tracker, run_id),
+            system_metrics(tracker, run_id) if recipe.tracking.system_metrics else nullcontext(),
+        ):
             log = TrainingLog(tracker, run_id, wandb, is_continued=bool(interrupted))
             outcome = fit(
                 prepared,

@@ -7,7 +7,7 @@ Running it again with the same folder continues it.
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -17,6 +17,7 @@ from common.provenance import DATA_TAG
 from common.recipe import Recipe
 from common.search_range import Point
 from common.search_settings import Search
+from common.system_metrics import system_metrics
 from common.tokenised import PreparedData
 from common.tracking import DatasetInput, Tracker
 from common.wandb_runs import WandbRuns
@@ -82,9 +83,11 @@ def sweep(
     storage = journal(fetch_study(folder))
     search = StudySearch(recipe.search, name=sweep_id, storage=storage, epochs=recipe.train.epochs)
     refuse_changes(search, recipe, prepared.data_digest)
-    with kept_in(folder):
+    with kept_in(folder), ExitStack() as stack:
         search.describe(recipe_yaml, prepared.uri)
         run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml, tags or {})
+        if recipe.tracking.system_metrics:
+            stack.enter_context(system_metrics(tracker, run_id))
         driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update, wandb)
         search.start_from(points)
         driver.search(search)

@@ -215,6 +215,16 @@ def test_wandb_without_a_key_is_refused_before_anything_starts(
         command(small_job(tmp_path, "tracking.wandb.project=spam"))
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_system_is_measured_for_a_training_if_the_recipe_asks_for_it(
+    asked: bool, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(steps, "system_metrics", lambda tracker, run_id: measured.append(run_id) or nullcontext())
+    train(small_job(tmp_path, f"tracking.system_metrics={str(asked).lower()}"), monkeypatch)
+    assert measured == ["run-0"] * asked
+
+
 def test_a_finished_training_is_not_continued(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = small_job(tmp_path)
     train(job, monkeypatch)
