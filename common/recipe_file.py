@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from common.databricks import DATABRICKS
 from common.errors import RecipeError
 from common.recipe import BUILTIN, Recipe
 from common.tracking_address import without_password
@@ -193,7 +194,7 @@ def _resolve_paths(document: dict[str, Any], file_folder: Path, here: Path, orig
         for part in location[:-1]:
             section = section.get(part) if isinstance(section, dict) else None
         value = section.get(location[-1]) if isinstance(section, dict) else None
-        if isinstance(value, str) and value:
+        if isinstance(value, str) and value and value != DATABRICKS:
             folder = here if location in origins else file_folder
             section[location[-1]] = _absolute(value, folder, always=location == ("storage",))
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from common.cluster import in_job
 from common.cluster_record import read_record
+from common.databricks import refuse_unusable_names
 from common.errors import InputError
 from common.lease import lease
 from common.location import is_url, join, refuse_unreachable
@@ -69,10 +70,13 @@ class Job:
 
         Raises:
             RecipeError: when the recipe or an override is wrong.
+            TrackingError: when the tracking server does not take the recipe's names.
         """
         recipe = load_recipe(path, overrides)
         place = storage_location(storage, recipe)
-        return cls(recipe, place, tracking_location(mlflow_uri, place, recipe))
+        tracking_uri = tracking_location(mlflow_uri, place, recipe)
+        refuse_unusable_names(tracking_uri, recipe.experiment, recipe.registered_model)
+        return cls(recipe, place, tracking_uri)
 
     @property
     def recipe_yaml(self) -> str:
