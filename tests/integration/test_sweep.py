@@ -1,6 +1,7 @@
 """Sweeps on a real cluster: every trial counted once, whatever ends the driver."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from common.errors import InputError, TrainingError
+from common.provenance import DATA_TAG, provenance_tags
 from common.search_range import Point
 from common.tracking_settings import Wandb
 from common.wandb_runs import WandbRuns
 from scripts.job import Job
+from scripts.reproduction import reproduce
 from scripts.steps import prepare_data
 from tests.fake_wandb import written_runs
 from tests.small_job import small_job
@@ -44,9 +47,10 @@ def run(
     from common.tracking import Tracker
 
     tracker = Tracker.open(job.tracking_uri, job.recipe.experiment)
+    prepared = prepare_data(job)
     return sweep(
         job.recipe,
-        prepare_data(job),
+        prepared,
         sweep_id="sweep-1",
         folder=f"{job.runs}/sweep-1",
         allocation=allocation,
@@ -55,6 +59,7 @@ def run(
         on_update=on_update,
         points=points,
         wandb=wandb,
+        tags=provenance_tags(prepared.data_digest, {}, asdict(allocation)),
     )
 
 
@@ -100,6 +105,10 @@ def test_a_sweep_ends_with_a_leaderboard_checkpoints_and_one_mlflow_run_a_trial(
     }
     parent = runs[result.run_id]
     assert parent.inputs.dataset_inputs[0].dataset.digest == prepare_data(job).data_digest[:36]
+    assert {run.data.tags[DATA_TAG] for run in runs.values()} == {prepare_data(job).data_digest}
+
+    again = reproduce(result.best.run_id or "", storage=job.storage, mlflow_uri=job.tracking_uri)
+    assert (again["match"], again["changed"]) == ("exactly", {})  # by Ray Train, what a warm trial has trained
 
 
 def test_a_driver_that_ends_midway_is_continued_without_repeating_or_losing_a_trial(tmp_path: Path) -> None:
