@@ -143,9 +143,9 @@ class WandbRuns:
         self._tasks.put(None)
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            self._lost |= dict.fromkeys(self._unsettled)
             self._reason = self._reason or f"uploads had not ended after {CLOSE_TIMEOUT_S:.0f} s"
             self._is_abandoned = True
+            self._lost |= dict.fromkeys(tuple(self._unsettled))
             _end_service()
             self._thread.join(_KILL_TIMEOUT_S)
         folder = str(self._folder / "wandb")
@@ -170,7 +170,7 @@ class WandbRuns:
 
     def _note(self, name: str, error: object) -> None:
         if self._reason is None:
-            self._reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            self._reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
             logger.warning("Weights & Biases does not take %s: %s", name, self._reason)
         self._lost[name] = None
 
