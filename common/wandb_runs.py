@@ -105,12 +105,20 @@ def refuse_unusable_wandb(settings: Wandb | None) -> None:
 class WandbRuns:
     """The runs of one job: a sweep with its trials, or one training."""
 
-    def __init__(self, settings: Wandb, folder: Path, group: str, tags: Sequence[str] = ()) -> None:
-        """Runs are kept below `folder` until W&B has them; all get the `group` and the `tags`."""
+    def __init__(
+        self,
+        settings: Wandb,
+        folder: Path,
+        group: str,
+        tags: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Runs are kept below `folder` until W&B has them; all get the `group`, the `tags` and the `config`."""
         self._settings = settings
         self._folder = folder
         self._group = group
         self._tags = list(tags)
+        self._config = dict(config or {})
         self._is_offline = settings.mode == "offline"
         self._is_abandoned = False
         self._names: dict[str, None] = {}
@@ -126,9 +134,12 @@ class WandbRuns:
         self._thread.start()
 
     def start(self, name: str, *, job_type: str, config: Mapping[str, Any]) -> None:
-        """Records the start of a run, or that it goes on: its id follows from the group and its name."""
+        """Records the start of a run, or that it goes on: its id follows from the group and its name.
+
+        `config` is what it has other than all runs.
+        """
         self._names[name] = self._unsettled[name] = None
-        self._tasks.put((name, partial(self._start, name, job_type, dict(config))))
+        self._tasks.put((name, partial(self._start, name, job_type, {**self._config, **config})))
 
     def log(self, name: str, metrics: Mapping[str, float], step: int) -> None:
         """Records metrics at a step (an epoch, say); those of a step that W&B has are left as they are."""

@@ -45,9 +45,10 @@ def wandb_tracking(job: Job, group: str, job_type: str, data_digest: str) -> Ite
         yield WandbTracking(group)
         return
     # W&B's client writes to a disk; runs that it could not upload stay there.
-    runs = WandbRuns(settings, local_path(job.storage) or cache_folder(), group, tags=[data_digest])
+    folder, config = local_path(job.storage) or cache_folder(), _config(job.recipe, data_digest)
+    runs = WandbRuns(settings, folder, group, tags=[data_digest], config=config)
     tracking = WandbTracking(group, runs)
-    runs.start(group, job_type=job_type, config=_config(job.recipe, data_digest))
+    runs.start(group, job_type=job_type, config={})
     try:
         yield tracking
         runs.end(group, failed=False)

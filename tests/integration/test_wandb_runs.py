@@ -31,7 +31,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def record_a_sweep(runs: WandbRuns) -> None:
     """A parent and two trials that run at once; the second fails."""
-    runs.start("sweep-1", job_type="sweep", config={"recipe": {"name": "spam"}})
+    runs.start("sweep-1", job_type="sweep", config={})
     for number in (0, 1):
         runs.start(f"trial-{number}", job_type="trial", config={"learning_rate": 1e-4 * (number + 1)})
     for epoch in (1, 2):
@@ -43,7 +43,8 @@ def record_a_sweep(runs: WandbRuns) -> None:
 
 
 def test_a_sweep_is_a_group_with_its_parent_trials_metrics_and_data(tmp_path: Path) -> None:
-    runs = WandbRuns(Wandb(project="spam", mode="offline"), tmp_path, group="sweep-1", tags=[DIGEST])
+    config = {"recipe": {"name": "spam"}, "learning_rate": 5e-5}
+    runs = WandbRuns(Wandb(project="spam", mode="offline"), tmp_path, group="sweep-1", tags=[DIGEST], config=config)
     record_a_sweep(runs)
     outcome = runs.close()
 
@@ -56,7 +57,8 @@ def test_a_sweep_is_a_group_with_its_parent_trials_metrics_and_data(tmp_path: Pa
         "trial-1": "trial",
     }
     assert {(run.group, run.tags) for run in written.values()} == {("sweep-1", (DIGEST,))}
-    assert written["sweep-1"].config["recipe"] == {"name": "spam"}
+    assert all(run.config["recipe"] == {"name": "spam"} for run in written.values())
+    assert written["sweep-1"].config["learning_rate"] == pytest.approx(5e-5)
     assert written["trial-1"].config["learning_rate"] == pytest.approx(2e-4)
     assert [(row["epoch"], row["accuracy"]) for row in written["trial-0"].history] == [(1, 0.25), (2, 0.5)]
     assert {name: run.exit_code for name, run in written.items()} == {"sweep-1": 0, "trial-0": 0, "trial-1": 1}

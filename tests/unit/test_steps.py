@@ -173,11 +173,12 @@ def test_a_training_goes_on_without_wandb_and_says_in_its_result_what_it_has_not
     told: list[tuple[Any, ...]] = []
 
     class Refusing:
-        def __init__(self, settings: Wandb, folder: Path, group: str, tags: list[str]) -> None:
+        def __init__(self, settings: Wandb, folder: Path, group: str, tags: list[str], config: dict[str, Any]) -> None:
             told.append((settings.project, folder, group, tags))
+            told.append((config["recipe"]["name"], config["data_sha256"], config["learning_rate"]))
 
         def start(self, name: str, *, job_type: str, config: dict[str, Any]) -> None:
-            told.append((name, job_type, config["recipe"]["name"], config["data_sha256"], config["learning_rate"]))
+            told.append((name, job_type, config))
 
         def log(self, name: str, metrics: dict[str, float], step: int) -> None:
             told.append((name, step))
@@ -195,7 +196,8 @@ def test_a_training_goes_on_without_wandb_and_says_in_its_result_what_it_has_not
 
     assert told == [
         ("spam", Path(job.storage), name, ["digest"]),
-        (name, "train", "small", "digest", job.recipe.train.learning_rate),
+        ("small", "digest", job.recipe.train.learning_rate),
+        (name, "train", {}),
         (name, 1),
         (name, False),
     ]
