@@ -7,8 +7,8 @@ on average and classes are not stratified; `load_splits` refuses the rare divisi
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,8 @@ class Splits:
     """What `data.source` named."""
     num_empty: int = 0
     """Rows left out because their text was empty or only blanks."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """By source, its version in DVC or on the Hub, where it has one."""
 
     def __getitem__(self, split: str) -> pa.Table:
         """The rows of `train`, `validation` or `test`."""
@@ -60,19 +62,21 @@ def load_splits(data: Data) -> Splits:
     """
     if data.text_column == data.label_column:
         raise DataError(f"data.text_column and data.label_column are both {data.text_column!r}; they must differ")
-    source, num_empty = _read(data, data.source)
+    versions: dict[str, str] = {}
+    source, num_empty = _read(data, data.source, versions)
     _check_classes(source, data.source)
     ready: dict[str, pa.Table] = {}
     for split, ready_source in (("validation", data.validation_source), ("test", data.test_source)):
         if ready_source is not None:
-            ready[split], empty = _read(data, ready_source)
+            ready[split], empty = _read(data, ready_source, versions)
             num_empty += empty
     sides = _divide(source, data, ready)
     rows = {split: ready[split] if split in ready else source.filter(sides == split) for split in SPLITS}
     labels = tuple(sorted(set(rows["train"].column("label").to_pylist())))
     for split in ready:
         _check_known_labels(rows[split], split, labels)
-    return Splits(**rows, labels=labels, digest=digest_of(rows), source=data.source, num_empty=num_empty)
+    digest = digest_of(rows)
+    return Splits(**rows, labels=labels, digest=digest, source=data.source, num_empty=num_empty, versions=versions)
 
 
 def text_hash64(texts: Sequence[str], seed: int | None = None) -> npt.NDArray[np.uint64]:
@@ -98,9 +102,12 @@ def digest_of(rows: dict[str, pa.Table]) -> str:
     return digest.hexdigest()
 
 
-def _read(data: Data, source: str) -> tuple[pa.Table, int]:
-    """The rows of one source with final label names, and how many were left out for an empty text."""
-    table = read_source(data, source)
+def _read(data: Data, source: str, versions: dict[str, str]) -> tuple[pa.Table, int]:
+    """The rows of one source with final label names, and how many were left out for an empty text; adds its version."""
+    found = read_source(data, source)
+    table = found.table
+    if found.version is not None:
+        versions[source] = found.version
     if table.num_rows == 0:
         raise DataError(f"{source} holds no rows; a data set needs at least two texts of each of two labels")
     labels = table.column("label")

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common.code_archive import put
+from common.databricks import DATABRICKS
 from common.errors import InputError
 from common.location import is_url, join
 from common.recipe import Recipe
@@ -54,7 +55,8 @@ def require_shared(destination: Destination, tracking_uri: str | None) -> None:
             f"storage {destination.storage} is a folder of this machine, which the cluster at {destination.address} "
             "does not see; give --storage a URL such as s3://bucket/folder"
         )
-    if tracking_uri and (not is_url(tracking_uri) or tracking_uri.startswith(("sqlite:", "file:"))):
+    is_file = tracking_uri and (not is_url(tracking_uri) or tracking_uri.startswith(("sqlite:", "file:")))
+    if is_file and tracking_uri != DATABRICKS:
         raise InputError(
             f"the tracking URI {tracking_uri} is a file of this machine, which the cluster at {destination.address} "
             "does not see; give --mlflow-uri the address of an MLflow server"

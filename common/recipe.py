@@ -4,15 +4,16 @@
 names (`_s` seconds). The JSON Schema that editors use comes from these classes (`tuneserve recipes --schema`).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -26,6 +27,7 @@ from common.request_log_settings import RequestLog
 from common.search_range import Range
 from common.search_settings import Search
 from common.settings import Fraction, Settings
+from common.tracking_settings import Tracking
 
 BUILTIN = "builtin:"
 """Prefix of the keywords for what ships with tuneserve: a recipe that uses them works from any folder."""
@@ -48,6 +50,15 @@ LORA = "lora."
 
 def _keys_as_text(value: Any) -> Any:
     return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
+
+
+def _sha256(digest: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ValueError(
+            f"{digest!r} is not the digest of rows, which has 64 digits 0-9a-f; copy the one that `tuneserve check` "
+            "prints"
+        )
+    return digest
 
 
 class Split(Settings):
@@ -81,6 +92,8 @@ class Data(Settings):
     """A ready-made test file, or the name of a Hub split; taken as it is."""
     revision: str | None = None
     """The Hub data set's revision (branch, tag or commit)."""
+    sha256: Annotated[str, AfterValidator(_sha256)] | None = None
+    """Pins the rows: the digest that `tuneserve check` prints. Other rows are refused, with what changed."""
     encoding: str = "utf-8"
     """Character encoding of CSV and JSON Lines files."""
     column_names: tuple[str, ...] | None = None
@@ -177,6 +190,9 @@ class Train(Settings):
     """`auto`: bf16 where the hardware has it natively, else fp16 with a gradient scaler on GPUs and fp32 on CPUs."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds the new classification head, dropout and the order of the batches."""
+    logging_steps: NonNegativeInt = 50
+    """The training loss is recorded every so many optimiser steps, as their epoch ends; 0: of whole epochs alone. Each
+    time a GPU waits, so 1 slows it down."""
     num_workers: Workers = NumWorkers()
     """Data-parallel workers of one fine-tuning: a number, or `{min, max}` for elastic training."""
     use_gpu: bool | None = None
@@ -199,25 +215,6 @@ class Train(Settings):
     def of_the_loop(self) -> dict[str, Any]:
         """What the train loop takes: all but how many workers there are and where they go."""
         return self.model_dump(exclude={"num_workers", "gpus_per_worker", "placement"})
-
-
-class Tracking(Settings):
-    """Where runs are recorded."""
-
-    mlflow_uri: str | None = None
-    """MLflow tracking URI; when not given, MLFLOW_TRACKING_URI, the running cluster's, or SQLite under `storage`."""
-    experiment: str | None = None
-    """MLflow experiment; when not given, the recipe's name."""
-
-    @field_validator("mlflow_uri")
-    @classmethod
-    def _without_password(cls, uri: str | None) -> str | None:
-        if uri and urlsplit(uri).password:
-            raise ValueError(
-                "holds a password, and recipes are stored with every run; set MLFLOW_TRACKING_PASSWORD (a server) or "
-                "MLFLOW_TRACKING_URI (a database) in the environment instead"
-            )
-        return uri
 
 
 class Gate(Settings):

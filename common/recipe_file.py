@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from common.databricks import DATABRICKS
 from common.errors import RecipeError
 from common.recipe import BUILTIN, Recipe
 from common.tracking_address import without_password
@@ -176,7 +177,7 @@ def _union_members(annotation: Any) -> tuple[Any, ...]:
     if typing.get_origin(annotation) is typing.Annotated:
         return _union_members(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
+        return tuple(member for option in typing.get_args(annotation) for member in _union_members(option))
     return (annotation,)
 
 
@@ -193,7 +194,7 @@ def _resolve_paths(document: dict[str, Any], file_folder: Path, here: Path, orig
         for part in location[:-1]:
             section = section.get(part) if isinstance(section, dict) else None
         value = section.get(location[-1]) if isinstance(section, dict) else None
-        if isinstance(value, str) and value:
+        if isinstance(value, str) and value and value != DATABRICKS:
             folder = here if location in origins else file_folder
             section[location[-1]] = _absolute(value, folder, always=location == ("storage",))
 
@@ -207,7 +208,8 @@ def _absolute(value: str, folder: Path, *, always: bool) -> str:
         return value
     candidate = (folder / Path(value).expanduser()).resolve()
     path_like = value.startswith((".", "/", "~")) or value.lower().endswith(_DATA_SUFFIXES)
-    return str(candidate) if always or path_like or candidate.exists() else value
+    is_there = candidate.exists() or Path(f"{candidate}.dvc").exists()  # or DVC will bring it
+    return str(candidate) if always or path_like or is_there else value
 
 
 def _dotted(location: Location) -> str:

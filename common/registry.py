@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import fs
 
+from common.databricks import lock_name
 from common.errors import RegistryError
 from common.location import filesystem, join
 from common.model_settings import ONNX_FOLDER, WEIGHTS_FOLDER
@@ -238,7 +239,7 @@ class ModelRegistry:
         """No other process moves an alias of the model meanwhile."""
         with (
             self._explained(f"the aliases of {name!r} cannot be locked", "the user must be allowed to create models"),
-            registry_lock(self._client, name),
+            registry_lock(self._client, name, lock_name(self.tracking_uri, name)),
         ):
             yield
 

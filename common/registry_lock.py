@@ -34,12 +34,14 @@ _GONE = ("RESOURCE_DOES_NOT_EXIST",)
 
 
 @contextmanager
-def registry_lock(client: "MlflowClient", model: str) -> Iterator[None]:
+def registry_lock(client: "MlflowClient", model: str, lock: str) -> Iterator[None]:
     """Holds the lock on the aliases of `model` while the block runs; waits while another process, or thread, has it.
+
+    `lock` is the name of the registered model that is the lock.
 
     Raises `MlflowException` when the registry does not answer or refuses.
     """
-    lock, ours = f"tuneserve.lock.{model}", this_process()
+    ours = this_process()
     seen_id, seen_since = "", time.monotonic()
     while not _create(client, lock, ours, model):
         holder = _holder(client, lock)

@@ -1,33 +1,63 @@
 """Where labelled texts come from: a file, a folder, a URL, the Hub, or what ships with tuneserve."""
 
 import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
+import yaml
 
 from common.builtin import finance_headlines
 from common.errors import DataError
 from common.hub import hub_or_cache
-from common.location import filesystem, is_url
+from common.location import filesystem, is_url, local_path
 from common.recipe import BUILTIN, Data
 from common.table_files import READERS, SCHEMA, as_strings, check_columns
 
+DVC = ".dvc"
+"""Ending of the note that DVC (https://dvc.org) keeps in place of a file or folder, beside which that lies."""
 
-def read_source(data: Data, source: str) -> pa.Table:
-    """All rows of `source` (one of `data`'s three) as a table of `text` and `label` strings.
+
+@dataclass(frozen=True)
+class SourceRows:
+    """What one source gave."""
+
+    table: pa.Table
+    """Columns `text` and `label`, strings."""
+    version: str | None = None
+    """`dvc md5 ...` as the note beside a file says that DVC tracks, `commit ...` of a Hub data set; else None."""
+
+
+def read_source(data: Data, source: str) -> SourceRows:
+    """All rows of `source`, which is one of `data`'s three.
 
     Labels are as the data writes them: integers `0`, a Hub data set's class labels by their names. Raises DataError
     when the source is not there, cannot be read, or lacks a column.
     """
     if source.startswith(BUILTIN):
-        return _builtin(source)
+        return SourceRows(_builtin(source))
     if is_url(source) or os.path.isabs(source):
-        return _read_files(data, source)
+        return SourceRows(_read_files(data, source), _dvc_version(source))
     if source == data.source:
         return _read_hub(data, "train")
     if is_url(data.source) or os.path.isabs(data.source) or data.source.startswith(BUILTIN):
         raise DataError(f"{source} is no file, and names a Hub split only when data.source is a Hub data set")
     return _read_hub(data, source)
+
+
+def _dvc_version(source: str) -> str | None:
+    """The checksum that DVC knows the file or folder by; the note is YAML (https://doc.dvc.org, `.dvc` files)."""
+    folder = local_path(source)
+    if folder is None:
+        return None
+    try:
+        (out,) = yaml.safe_load(Path(f"{folder}{DVC}").read_bytes())["outs"]
+        return f"dvc md5 {out['md5']}"
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError):  # no note, or another program's
+        return None
 
 
 def _builtin(source: str) -> pa.Table:
@@ -50,6 +80,8 @@ def _files_at(opened: pyarrow.fs.FileSystem, path: str, source: str) -> list[str
     """The file itself, or the data files below a folder in the order of their names."""
     found = opened.get_file_info(path)
     if found.type == pyarrow.fs.FileType.NotFound:
+        if opened.get_file_info(f"{path}{DVC}").is_file:
+            raise DataError(f"{source} is tracked by DVC and not here; fetch it: dvc pull {source}{DVC}")
         raise DataError(f"there is no file or folder {source}; check data.source and the other sources")
     if found.type == pyarrow.fs.FileType.File:
         return [path]
@@ -77,7 +109,7 @@ def _ending(path: str) -> str:
     return f".{name.rsplit('.', 1)[-1]}" if "." in name else ""
 
 
-def _read_hub(data: Data, split: str) -> pa.Table:
+def _read_hub(data: Data, split: str) -> SourceRows:
     import datasets  # here, because only Hub sources need it and it takes a second
 
     name = data.source
@@ -98,5 +130,14 @@ def _read_hub(data: Data, split: str) -> pa.Table:
         names = pa.array(
             [None if value is None or value < 0 else label.names[value] for value in table.column(1).to_pylist()]
         )
-        return pa.table([table.column(0).cast(pa.string()), names], schema=SCHEMA)
-    return as_strings(table, f"Hub data set {name}", data)
+        table = pa.table([table.column(0).cast(pa.string()), names], schema=SCHEMA)
+    else:
+        table = as_strings(table, f"Hub data set {name}", data)
+    return SourceRows(table, _hub_version(rows))
+
+
+def _hub_version(rows: Any) -> str | None:
+    """The commit that a branch or tag stood for: it is in the URLs of the files, which the cache keeps too."""
+    urls = " ".join(rows.info.download_checksums or ())
+    commit = re.search(r"@([0-9a-f]{40})/", urls)
+    return f"commit {commit[1]}" if commit else None

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from common.databricks import refuse_unusable_workspace, registry_of
 from common.errors import TrackingError
 from common.location import local_path
 from common.owner import owner
@@ -88,6 +89,7 @@ def open_client(uri: str) -> "MlflowClient":
     Raises `TrackingError` within seconds when nothing answers at `uri`.
     """
     refuse_password(uri)
+    refuse_unusable_workspace(uri)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -99,7 +101,7 @@ def open_client(uri: str) -> "MlflowClient":
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     probe(uri)
     with _explained(uri), _database_lock(uri):
-        return mlflow.MlflowClient(uri, registry_uri=uri)
+        return mlflow.MlflowClient(uri, registry_uri=registry_of(uri))
 
 
 class Tracker:

@@ -3,12 +3,14 @@
 Imports no MLflow, which takes a second.
 """
 
+import os
 import re
 import socket
 from urllib.parse import urlsplit
 
 import httpx
 
+from common.databricks import DATABRICKS, HOST
 from common.errors import TrackingError
 
 PROBE_TIMEOUT_S = 4.0
@@ -37,10 +39,15 @@ def probe(uri: str) -> None:
     scheme = uri.partition("://")[0].partition("+")[0]
     if scheme in _DATABASE_PORTS:
         _probe_database(uri, _DATABASE_PORTS[scheme], way_out)
-    if scheme not in {"http", "https"}:
+    if uri == DATABRICKS:
+        host = os.environ[HOST]
+        address, way_out = host if "://" in host else f"https://{host}", f"correct {HOST}"
+    elif scheme in {"http", "https"}:
+        address = f"{uri.rstrip('/')}/health"
+    else:
         return
     try:
-        status = httpx.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).status_code
+        status = httpx.get(address, timeout=PROBE_TIMEOUT_S).status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = str(error) or type(error).__name__
         raise TrackingError(f"the tracking server {uri} does not answer ({reason}); {way_out}") from error

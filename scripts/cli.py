@@ -23,7 +23,7 @@ Command = Callable[..., dict[str, Any]]
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
-JOB_COMMANDS = ("check", "train", "sweep", "promote", "deploy", "run", "predict", "rollback", "pool")
+JOB_COMMANDS = ("check", "train", "sweep", "promote", "deploy", "run", "predict", "rollback", "pool", "reproduce")
 """What can run as a Ray job."""
 
 _PLACES = (
@@ -276,6 +276,20 @@ def run(**arguments: Any) -> dict[str, Any]:
     from scripts.line import run
 
     return run(_job(**arguments))
+
+
+@command(click.argument("run_id", metavar="RUN"), *_PLACES)
+def reproduce(run_id: str, **places: Any) -> dict[str, Any]:
+    """Train the MLflow run RUN, of a training or a trial, again, and say whether its metrics are the same.
+
+    Exit code 0: exactly, or within tolerance; 1: not; 2: it cannot be trained again, as when its data changed.
+    """
+    from scripts.reproduction import NO, reproduce
+
+    result = reproduce(run_id, **places)
+    if result["match"] == NO:
+        click.get_current_context().obj = EXIT_FAILED
+    return result
 
 
 @command(

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from common.data_checks import Finding
     from tune.study import TrialRecord
 
-# A terminal alone can redraw a table. A notebook cannot: its kernel sets FORCE_COLOR, by which rich takes it for one, and
-# rich's own way there wants ipywidgets.
+# A terminal alone can redraw a table. A notebook cannot: its kernel sets FORCE_COLOR, by which rich takes it for one,
+# and rich's own way there wants ipywidgets.
 console = Console(stderr=True, highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
 if not console.is_terminal:
     console.width = 160  # a log file has no edge at which a table would have to be cut
@@ -31,6 +31,14 @@ def say(text: str) -> None:
 def step(title: str) -> None:
     """Announces a step."""
     console.print(f"\n{title}", style="bold", markup=False)
+
+
+def epoch_line(metrics: Mapping[str, float]) -> str:
+    """What a training's epoch has come to."""
+    return (
+        f"epoch {int(metrics['epoch'])}  train loss {metrics['train_loss']:.4f}  loss {metrics['loss']:.4f}  accuracy "
+        f"{metrics['accuracy']:.4f}  macro-F1 {metrics['macro_f1']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
+    )
 
 
 def show_findings(findings: "Sequence[Finding]") -> None:

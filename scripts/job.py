@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from common.cluster import in_job
 from common.cluster_record import read_record
+from common.databricks import refuse_unusable_names
 from common.errors import InputError
 from common.lease import lease
 from common.location import is_url, join, refuse_unreachable
@@ -75,10 +76,13 @@ class Job:
 
         Raises:
             RecipeError: when the recipe or an override is wrong.
+            TrackingError: when the tracking server does not take the recipe's names.
         """
         recipe = load_recipe(path, overrides)
         place = storage_location(storage, recipe)
-        return cls(recipe, place, tracking_location(mlflow_uri, place, recipe))
+        tracking_uri = tracking_location(mlflow_uri, place, recipe)
+        refuse_unusable_names(tracking_uri, recipe.experiment, recipe.registered_model)
+        return cls(recipe, place, tracking_uri)
 
     @property
     def recipe_yaml(self) -> str:
@@ -108,7 +112,8 @@ class Job:
         parts = ("name", "data", "model", "train")
         search = dict.fromkeys(("space", "metric", "scheduler", "seed", "warm_start"), True)
         decisive = self.recipe.model_dump_json(
-            include={**dict.fromkeys(parts, True), "search": search}, exclude={"train": {"placement"}}
+            include={**dict.fromkeys(parts, True), "search": search},
+            exclude={"train": {"placement", "logging_steps"}, "data": {"sha256"}},
         )
         return hashlib.sha256(f"{decisive}{data_digest}{self.tracking_uri}".encode()).hexdigest()[:16]
 

@@ -2,23 +2,29 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from common.cluster import connect, resources
 from common.data_checks import examine
-from common.dataset import Splits, load_splits
+from common.dataset import Splits
 from common.errors import DataError, InputError
 from common.location import join
+from common.pinned_data import load_pinned_splits
+from common.provenance import provenance_tags
 from common.recipe import Recipe, Train
 from common.registry import CANDIDATE_ALIAS
 from common.storage import folders_in, read_json, write_json
+from common.system_metrics import system_metrics
 from common.tokenised import PreparedData, prepare, token_lengths
-from scripts.display import console, leaderboard_table, say, show_findings, step
+from common.wandb_runs import refuse_unusable_wandb
+from scripts.display import console, epoch_line, leaderboard_table, say, show_findings, step
 from scripts.job import STARTED_FILE, Job
 from scripts.plan import make_plan, refuse_what_cannot_fit
 from scripts.sweep_view import Outlook, SweepView
+from scripts.training_log import TrainingLog
+from scripts.wandb_tracking import wandb_tracking
 from scripts.warm_start import starting_points
 
 if TYPE_CHECKING:
@@ -35,18 +41,26 @@ def check(job: Job, *, measure: bool = False) -> Result:
         ClusterError: when the cluster is too small.
     """
     recipe = job.recipe
+    refuse_unusable_wandb(recipe.tracking.wandb)
     points = starting_points(job)
     step(f"Data: {recipe.data.source}")
-    splits = load_splits(recipe.data)
+    splits = load_pinned_splits(recipe.data, job.storage)
     rows = {name: splits[name].num_rows for name in ("train", "validation", "test")}
     say(f"  {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test rows")
     counts = _label_counts(splits)
     say("  labels: " + ", ".join(f"{label} {count:,}" for label, count in counts.items()))
+    say(f"  digest of the rows, which pins them: data.sha256={splits.digest}")
     findings = examine(splits, token_lengths(recipe, splits), recipe.model.max_length)
     show_findings(findings)
     _refuse_unknown_modules(recipe, splits)
     plan = make_plan(job, splits, points, measure=measure)
-    return {"rows": rows, "labels": counts, "findings": [asdict(finding) for finding in findings], "plan": plan}
+    return {
+        "rows": rows,
+        "labels": counts,
+        "data_sha256": splits.digest,
+        "findings": [asdict(finding) for finding in findings],
+        "plan": plan,
+    }
 
 
 def refuse_errors(job: Job, checked: Result) -> None:
@@ -68,7 +82,8 @@ def _train(job: Job) -> Result:
     from tune.trainer import fit
 
     recipe = job.recipe
-    splits = load_splits(recipe.data)
+    refuse_unusable_wandb(recipe.tracking.wandb)
+    splits = load_pinned_splits(recipe.data, job.storage)
     _refuse_unknown_modules(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
@@ -85,14 +100,18 @@ def _train(job: Job) -> Result:
             tracker.reopen(run_id)
         else:
             dataset = _dataset_input(recipe, prepared)
-            run_id = tracker.start(run, params=_params(recipe.train), recipe_yaml=job.recipe_yaml, dataset=dataset)
+            tags = provenance_tags(prepared.data_digest, splits.versions, asdict(allocation))
+            run_id = tracker.start(
+                run, params=_params(recipe.train), tags=tags, recipe_yaml=job.recipe_yaml, dataset=dataset
+            )
             job.note_start(run, key=key, run_id=run_id)
 
-        def on_report(metrics: dict[str, float]) -> None:
-            say("  " + _epoch_line(metrics))
-            tracker.log_metrics(run_id, metrics, step=int(metrics["epoch"]))
-
-        with _finishing(tracker, run_id):
+        with (
+            wandb_tracking(job, run, "train", prepared.data_digest) as wandb,
+            _finishing(tracker, run_id),
+            system_metrics(tracker, run_id) if recipe.tracking.system_metrics else nullcontext(),
+        ):
+            log = TrainingLog(tracker, run_id, wandb, is_continued=bool(interrupted))
             outcome = fit(
                 prepared,
                 recipe.train,
@@ -101,7 +120,7 @@ def _train(job: Job) -> Result:
                 storage_path=join(folder, "train"),
                 cpus_per_worker=allocation.cpus_per_worker,
                 use_gpu=allocation.use_gpu,
-                on_report=on_report,
+                on_report=log.epoch,
                 lora=recipe.model.lora,
             )
     result = {
@@ -110,10 +129,11 @@ def _train(job: Job) -> Result:
         "tokens_per_s": outcome.metrics["tokens_per_s"],
         "seconds": outcome.seconds,
         "run_id": run_id,
+        **wandb.result,
     }
     best = {"params": {}, "metrics": outcome.metrics, "run_id": run_id, "checkpoint": outcome.checkpoint}
     _write_run(job, folder, {**result, "train_id": run, "best": best}, prepared)
-    say(f"  best epoch {int(outcome.metrics['epoch'])}: " + _epoch_line(outcome.metrics))
+    say(f"  best epoch {int(outcome.metrics['epoch'])}: " + epoch_line(outcome.metrics))
     return result
 
 
@@ -132,9 +152,10 @@ def _sweep(job: Job, sweep_id: str) -> Result:
     from tune.sweep import sweep as run_sweep
 
     recipe = job.recipe
+    refuse_unusable_wandb(recipe.tracking.wandb)
     folder = join(job.runs, sweep_id)
     points = starting_points(job)
-    splits = load_splits(recipe.data)
+    splits = load_pinned_splits(recipe.data, job.storage)
     _refuse_unknown_modules(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
@@ -144,7 +165,10 @@ def _sweep(job: Job, sweep_id: str) -> Result:
         prepared = prepare(recipe, splits, job.storage)
         job.note_start(sweep_id)
         step(f"Sweep {sweep_id}: {allocation.max_concurrent} trials at once" + _where(connection.is_private))
-        with SweepView(Outlook.of(recipe, rungs(recipe))) as view:
+        with (
+            wandb_tracking(job, sweep_id, "sweep", prepared.data_digest) as wandb,
+            SweepView(Outlook.of(recipe, rungs(recipe))) as view,
+        ):
             outcome = run_sweep(
                 recipe,
                 prepared,
@@ -155,6 +179,8 @@ def _sweep(job: Job, sweep_id: str) -> Result:
                 recipe_yaml=job.recipe_yaml,
                 on_update=view.update,
                 points=points,
+                wandb=wandb.runs,
+                tags=provenance_tags(prepared.data_digest, splits.versions, asdict(allocation)),
             )
     step(f"Leaderboard (validation {recipe.search.metric}, {outcome.seconds:.0f} s)")
     console.print(leaderboard_table(outcome.trials, recipe.search.metric))
@@ -172,6 +198,7 @@ def _sweep(job: Job, sweep_id: str) -> Result:
             "checkpoint": best.checkpoint,
         },
         "seconds": outcome.seconds,
+        **wandb.result,
     }
     _write_run(job, folder, result, prepared)
     return result
@@ -220,7 +247,7 @@ def _promote(job: Job, run: Result | None, alias: str) -> Result:
 
 def prepare_data(job: Job) -> PreparedData:
     """The recipe's data, read, split and tokenised; nothing is done twice for the same rows."""
-    return prepare(job.recipe, load_splits(job.recipe.data), job.storage)
+    return prepare(job.recipe, load_pinned_splits(job.recipe.data, job.storage), job.storage)
 
 
 def _label_counts(splits: Splits) -> dict[str, int]:
@@ -274,13 +301,6 @@ def _winning_recipe(recipe: Recipe, run: Result) -> Recipe:
 
 def _where(is_private: bool) -> str:
     return " (private cluster)" if is_private else ""
-
-
-def _epoch_line(metrics: dict[str, float]) -> str:
-    return (
-        f"epoch {int(metrics['epoch'])}  train loss {metrics['train_loss']:.4f}  loss {metrics['loss']:.4f}  accuracy "
-        f"{metrics['accuracy']:.4f}  macro-F1 {metrics['macro_f1']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
-    )
 
 
 def _refuse_unknown_modules(recipe: Recipe, splits: Splits) -> None:

@@ -40,7 +40,7 @@ def differences(before: object, after: object, name: str = "") -> list[str]:
 
 
 def _searched(recipe: Recipe) -> str:
-    """The parts of a recipe that a sweep's results depend on; more trials or time, or other nodes, are allowed."""
+    """The parts of a recipe that a sweep's results depend on; more trials, time, nodes or logging are allowed."""
     return recipe.model_dump_json(
         by_alias=True,
         include={
@@ -48,5 +48,5 @@ def _searched(recipe: Recipe) -> str:
             "train": True,
             "search": {"space", "metric", "scheduler", "seed", "warm_start"},
         },
-        exclude={"train": {"placement"}},
+        exclude={"train": {"placement", "logging_steps"}},
     )

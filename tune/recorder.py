@@ -1,7 +1,7 @@
 """Recording what trials report: in the study, in MLflow, and to whoever watches."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray.tune
@@ -9,8 +9,10 @@ from ray.tune.experiment import Trial
 
 from common.location import location_of
 from common.tracking import RunStatus, Tracker
+from common.wandb_runs import WandbRuns
 from tune.checkpoint import discard, keep_only
 from tune.run_writer import RunWriter
+from tune.step_losses import STEP_LOSS, step_losses
 from tune.study import FAILURE, GROUP_CHECKPOINT, NOT_STORED, StudySearch, TrialRecord, leaderboard
 from tune.train_loop import METRICS
 
@@ -24,10 +26,24 @@ OnUpdate = Callable[[TrialRecord], None]
 
 
 class TrialRecorder(ray.tune.Callback):
-    """Writes what the trials report to the study and to MLflow; the driver alone does, so there is one writer."""
+    """Writes what the trials report to the study, to MLflow and to W&B if asked to.
 
-    def __init__(self, search: StudySearch, tracker: Tracker, parent_run_id: str, on_update: OnUpdate) -> None:
+    The driver alone does, so there is one writer.
+    """
+
+    def __init__(
+        self,
+        search: StudySearch,
+        tracker: Tracker,
+        parent_run_id: str,
+        on_update: OnUpdate,
+        wandb: WandbRuns | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """`tags` are those that every trial's MLflow run gets."""
         self._search = search
+        self._wandb = wandb
+        self._tags = tags or {}
         self._writer = RunWriter(tracker, parent_run_id, search.record_run)
         self._on_update = on_update
         self._running: dict[str, str] = {}
@@ -43,9 +59,10 @@ class TrialRecorder(ray.tune.Callback):
         if trial.trial_id not in self._running:  # or Tune has moved it to another process
             self._running[trial.trial_id] = record.name
             if record.run_id is None:
-                self._writer.start(record.name, record.settings, run_tags(record))
+                self._writer.start(record.name, record.settings, {**self._tags, **run_tags(record)})
             else:
                 self._writer.reopen(record.name, record.run_id)
+            self._start_in_wandb(record)
         self._on_update(record)
 
     def on_trial_result(
@@ -58,7 +75,14 @@ class TrialRecorder(ray.tune.Callback):
         metrics = {name: float(result[name]) for name in METRICS if name in result}
         epoch = int(result["epoch"])
         self._search.record_epoch(trial.trial_id, {"epoch": epoch, **metrics})
-        self._writer.log(self._running[trial.trial_id], metrics, epoch)
+        name = self._running[trial.trial_id]
+        self._writer.log(name, metrics, epoch)
+        if self._wandb is not None:
+            self._wandb.log(name, {"epoch": epoch, **metrics}, epoch)
+        losses = step_losses(result)
+        if losses and self._search.record_step_losses(trial.trial_id, epoch, losses):
+            for step, loss in losses.items():
+                self._writer.log(name, {STEP_LOSS: loss}, step)
         self._update(trial)
 
     def on_checkpoint(
@@ -103,6 +127,15 @@ class TrialRecorder(ray.tune.Callback):
         except OSError as error:
             logger.warning("checkpoints that are not needed stay: %s", error)
 
+    def _start_in_wandb(self, record: TrialRecord) -> None:
+        """A trial that goes on gives its epochs again: whatever ended the driver before may have kept some back."""
+        if self._wandb is None:
+            return
+        config = {**record.settings, **({} if record.seed is None else {"confirms": record.number})}
+        self._wandb.start(record.name, job_type="trial", config=config)
+        for epoch in record.history:
+            self._wandb.log(record.name, epoch, int(epoch["epoch"]))
+
     def _update(self, trial: Trial) -> None:
         self._on_update(self._search.record(trial.trial_id))
 
@@ -110,10 +143,12 @@ class TrialRecorder(ray.tune.Callback):
         name = self._running.pop(trial_id, None)
         if name is not None:
             self._writer.end(name, status)
+            if self._wandb is not None:
+                self._wandb.end(name, failed=status != "FINISHED")
 
 
 def run_tags(record: TrialRecord) -> dict[str, str]:
-    """The MLflow tags of a trial's run."""
+    """The MLflow tags of a trial's run, beside those that all have."""
     return {} if record.seed is None else {CONFIRMS_TAG: str(record.number)}
 
 

@@ -10,21 +10,37 @@ import transformers
 from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types.schema import ColSpec, Schema
+from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from common.errors import PromotionError
 from common.tracking import Tracker
+from tune import tuneserve_pyfunc
 from tune.model_card import LICENCE_NOTE
 from tune.quiet import quiet
 
 _REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors")
 _SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec("string")]), outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")])
+    inputs=Schema([ColSpec("string")]),
+    outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
+    # Without defaults: MLflow would let them overrule the model's configuration.
+    params=ParamSchema(
+        [
+            ParamSpec("batch_size", DataType.long, default=None),
+            ParamSpec("device", DataType.string, default=None),
+            ParamSpec("top_k", DataType.long, default=None),
+        ]
+    ),
 )
+_MODEL_CONFIG = {"batch_size": 32, "device": None, "top_k": 1, "truncation": True}
+"""What `mlflow.pyfunc` predicts with unless a caller says otherwise; no device: where MLflow has loaded the model."""
 
 
 def write_model(folder: Path, checkpoint: Path, *, max_length: int, examples: Sequence[str], card: str) -> None:
-    """Writes an MLflow transformers model (task text-classification) and its card into the new `folder`."""
+    """Writes an MLflow transformers model (task text-classification) and its card into the new `folder`.
+
+    As `mlflow.pyfunc` model, and in MLflow's scoring server, it takes `batch_size`, `device` and `top_k`: for one call
+    (`predict(texts, params={"top_k": 2})`) or for all (`load_model(uri, model_config={"batch_size": 64})`).
+    """
     with quiet("mlflow", "huggingface_hub"):
         pipeline = transformers.pipeline(
             "text-classification",
@@ -35,14 +51,17 @@ def write_model(folder: Path, checkpoint: Path, *, max_length: int, examples: Se
             pipeline,
             str(folder),
             signature=_SIGNATURE,
-            input_example=list(examples),
-            # Read by MLflow's generic `pyfunc` model and its scoring server.
-            model_config={"truncation": True, "max_length": max_length},
+            input_example=(list(examples), {"batch_size": 8, "top_k": 1}),
+            model_config={**_MODEL_CONFIG, "max_length": max_length},
+            code_paths=[tuneserve_pyfunc.__file__],
             # Given, because MLflow would otherwise load the model in a new process to find out.
             pip_requirements=[f"{name}=={_public_version(name)}" for name in _REQUIREMENTS],
             # Given, because MLflow would otherwise ask the Hub.
             model_card=huggingface_hub.ModelCard(card),
         )
+    model = Model.load(str(folder))
+    model.flavors["python_function"]["loader_module"] = Path(tuneserve_pyfunc.__file__).stem
+    model.save(str(folder / "MLmodel"))
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "LICENSE.txt").write_text(LICENCE_NOTE + "\n", encoding="utf-8")
 

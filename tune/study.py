@@ -44,6 +44,9 @@ ended, and its run may be written later than that."""
 EPOCH = "epoch "
 """Begins a user attribute, followed by the epoch: what the trial reported. One for each: none is written twice."""
 
+STEP_LOSSES = "step losses of epoch "
+"""Begins a user attribute, followed by the epoch: the training loss by step, if the recipe asks for it."""
+
 CHECKPOINTS = "checkpoints"
 """User attribute with the epoch and the path of the `best`, the `second` best and the `latest` checkpoint. They are
 written together, so that whenever a driver is killed they fit each other."""
@@ -242,6 +245,30 @@ class StudySearch(OptunaSearch):
     def record_epoch(self, tune_trial_id: str, metrics: Mapping[str, float]) -> None:
         """Notes what an epoch reported."""
         self.trial(tune_trial_id).set_user_attr(f"{EPOCH}{int(metrics['epoch'])}", dict(metrics))
+
+    def record_step_losses(self, tune_trial_id: str, epoch: int, losses: Mapping[int, float]) -> bool:
+        """Notes the training loss by step; of an epoch that a resumed trial repeats, what it gave first stays.
+
+        Returns whether they are new.
+        """
+        trial, name = self.trial(tune_trial_id), f"{STEP_LOSSES}{epoch}"
+        if name in self._stored(trial).user_attrs:
+            return False
+        trial.set_user_attr(name, {str(step): loss for step, loss in losses.items()})
+        return True
+
+    def step_losses(self) -> dict[str, dict[int, float]]:
+        """By the trials' names, the training loss by step."""
+        trials, attributes = self.study.get_trials(deepcopy=False), _attributes(self.study)
+        return {
+            _record(trial, attributes).name: {
+                int(step): loss
+                for key, losses in trial.user_attrs.items()
+                if key.startswith(STEP_LOSSES)
+                for step, loss in losses.items()
+            }
+            for trial in trials
+        }
 
     def record_checkpoint(self, tune_trial_id: str, epoch: int, path: str) -> None:
         """Notes where the checkpoint of an epoch lies, after `record_epoch`, and whether it is the best one."""

@@ -6,18 +6,21 @@ Running it again with the same folder continues it.
 
 import functools
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from common.errors import TrackingError, TrainingError
+from common.provenance import DATA_TAG
 from common.recipe import Recipe
 from common.search_range import Point
 from common.search_settings import Search
+from common.system_metrics import system_metrics
 from common.tokenised import PreparedData
 from common.tracking import DatasetInput, Tracker
+from common.wandb_runs import WandbRuns
 from tune.allocation import Allocation
 from tune.confirm import ConfirmationSearch, crowned, fresh_seeds, representative
 from tune.identity import refuse_changes
@@ -61,12 +64,15 @@ def sweep(
     recipe_yaml: str,
     on_update: OnUpdate,
     points: Sequence[Point] = (),
+    wandb: WandbRuns | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> SweepResult:
     """Runs the recipe's search to its end, or continues the one that `folder` holds.
 
     `on_update` is called in this process with every trial that an earlier driver left, and with each trial that starts,
     reports or ends.
-    `points` are tried first.
+    `points` are tried first. `wandb`, which has a run for the sweep, gets the trials as MLflow does;
+    the sweep's own MLflow run gets `tags`.
 
     Raises:
         InputError: when `folder` holds a sweep of another recipe or of other data.
@@ -77,10 +83,12 @@ def sweep(
     storage = journal(fetch_study(folder))
     search = StudySearch(recipe.search, name=sweep_id, storage=storage, epochs=recipe.train.epochs)
     refuse_changes(search, recipe, prepared.data_digest)
-    with kept_in(folder):
+    with kept_in(folder), ExitStack() as stack:
         search.describe(recipe_yaml, prepared.uri)
-        run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml)
-        driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update)
+        run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml, tags or {})
+        if recipe.tracking.system_metrics:
+            stack.enter_context(system_metrics(tracker, run_id))
+        driver = _Driver(recipe, prepared, folder, allocation, tracker, run_id, on_update, wandb)
         search.start_from(points)
         driver.search(search)
         trials = leaderboard(search.records(), recipe.search.metric)
@@ -106,6 +114,8 @@ def sweep(
             best = representative(trials[0], runs, seeds, recipe.search.metric)
         tracker.log_metrics(run_id, best.metrics, step=0)
         tracker.finish(run_id, "FINISHED")
+        if wandb is not None:
+            wandb.log(sweep_id, best.metrics, step=0)
         return SweepResult(sweep_id, tuple(trials), tuple(runs), best, run_id, time.monotonic() - started)
 
 
@@ -128,6 +138,12 @@ class _Driver:
     tracker: Tracker
     run_id: str
     on_update: OnUpdate
+    wandb: WandbRuns | None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Of every trial's run."""
+        return {DATA_TAG: self.prepared.data_digest}
 
     def search(self, search: StudySearch) -> None:
         """Runs the trials that are missing."""
@@ -145,7 +161,7 @@ class _Driver:
 
     def _take_over(self, search: StudySearch) -> None:
         """Completes what an earlier driver left half written, and shows what it left."""
-        recover_runs(search, self.tracker, self.run_id)
+        recover_runs(search, self.tracker, self.run_id, self.tags)
         search.settle(self.tracker.finish)
         for record in search.records():
             self.on_update(record)
@@ -159,7 +175,7 @@ class _Driver:
     ) -> None:
         if search.num_missing <= 0:
             return
-        recorder = TrialRecorder(search, self.tracker, self.run_id, self.on_update)
+        recorder = TrialRecorder(search, self.tracker, self.run_id, self.on_update, self.wandb, self.tags)
         try:
             self._tune(search, name, scheduler, time_budget_s, recorder)
             search.end_unfinished()
@@ -203,7 +219,13 @@ def _resources(allocation: Allocation) -> dict[str, float]:
 
 
 def _parent_run(
-    search: StudySearch, tracker: Tracker, sweep_id: str, recipe: Recipe, prepared: PreparedData, recipe_yaml: str
+    search: StudySearch,
+    tracker: Tracker,
+    sweep_id: str,
+    recipe: Recipe,
+    prepared: PreparedData,
+    recipe_yaml: str,
+    tags: Mapping[str, str],
 ) -> str:
     """Starts the sweep's MLflow run, or finds the one an earlier driver started."""
     known = search.study.user_attrs.get("run_id")
@@ -214,7 +236,7 @@ def _parent_run(
     dataset = DatasetInput(recipe.name, prepared.data_digest, recipe.data.source, prepared.num_rows)
     # One that a driver started, but was killed before it could note that.
     found = tracker.find_runs({SWEEP_TAG: sweep_id})
-    run_id = found[0] if found else tracker.start(sweep_id, tags={SWEEP_TAG: sweep_id})
+    run_id = found[0] if found else tracker.start(sweep_id, tags={**tags, SWEEP_TAG: sweep_id})
     tracker.describe(run_id, params=params, recipe_yaml=recipe_yaml, dataset=dataset)
     search.study.set_user_attr("run_id", run_id)
     return run_id

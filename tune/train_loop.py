@@ -30,6 +30,7 @@ from tune.data_parallel import Worker
 from tune.dropout import use_fast_dropout
 from tune.precision import Precision, compute_dtype
 from tune.pretrained import load_trainable, save_trainable
+from tune.step_losses import StepLosses
 from tune.vocabulary import all_rows, keep_used_rows
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
 METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "tokens_per_s", "samples_per_s", "seconds")
 """What `train` reports each epoch, beside `epoch`: losses are mean cross-entropy, `loss`, `accuracy` and `macro_f1`
-are of the validation split, rates count training alone, `seconds` is training and validation since the first epoch."""
+are of the validation split, rates count training alone, `seconds` is training and validation since the first epoch.
+With `logging_steps` there are entries for single steps as well (`tune.step_losses`)."""
 
 Report = Callable[[dict[str, float], Path | None], None]
 """Takes an epoch's metrics and, from rank 0, a checkpoint folder that is gone when the call returns."""
@@ -82,6 +84,8 @@ class TrainLoopConfig:
     """Train on a GPU; None: if there is one."""
     lora: "Lora | None" = None
     """Train adapters of this shape and the head; None: the whole model."""
+    logging_steps: int = 0
+    """Report the training loss every so many steps, with their epoch; 0: of whole epochs alone."""
 
 
 def train(config: TrainLoopConfig, report: Report, resume_from: Path | None = None) -> None:
@@ -109,7 +113,7 @@ def train(config: TrainLoopConfig, report: Report, resume_from: Path | None = No
             if run.worker.rank == 0:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoint-")))
                 run.save(folder)
-            report(run.history[-1], folder)
+            report({**run.history[-1], **run.of_steps}, folder)
 
 
 def history_of(checkpoint: Path) -> list[dict[str, float]]:
@@ -170,6 +174,7 @@ class _Run:
         )
         self.scaler = torch.amp.GradScaler(self.worker.device.type, enabled=self.dtype == torch.float16)
         self.history: list[dict[str, float]] = []
+        self.of_steps: dict[str, float] = {}
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -223,7 +228,7 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
 
     def _train(self, epoch: int) -> float:
-        """Returns the mean training loss over the epoch."""
+        """Returns the mean training loss over the epoch; that of its steps is in `of_steps`."""
         config = self.config
         batches = epoch_batches(self.training.lengths, config.batch_size, config.seed, epoch)
         num_steps = len(batches) * config.epochs
@@ -231,17 +236,24 @@ class _Run:
         torch.manual_seed(int(dropout_seed[0]))
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.worker.device)
-        total_loss = 0.0
+        total_loss, num_texts = 0.0, 0
+        losses = StepLosses(config.logging_steps)
         for index, rows in enumerate(batches):
-            factor = learning_rate_factor(epoch * len(batches) + index, num_steps, config.warmup_ratio)
+            step = epoch * len(batches) + index
+            factor = learning_rate_factor(step, num_steps, config.warmup_ratio)
             total += self._step(rows, config.learning_rate * factor)
-            if (index + 1) % STEPS_BETWEEN_CHECKS == 0 or index + 1 == len(batches):
+            num_texts += len(rows)
+            is_wanted = losses.is_due(step + 1)
+            if is_wanted or (index + 1) % STEPS_BETWEEN_CHECKS == 0 or index + 1 == len(batches):
                 total_loss = float(self.worker.sum(total.item()))
                 if not np.isfinite(total_loss):
                     raise FloatingPointError(
                         f"the training loss is {total_loss} in epoch {epoch + 1} with learning rate "
                         f"{config.learning_rate:g}; lower train.learning_rate"
                     )
+                if is_wanted:
+                    losses.add(step + 1, total_loss, num_texts)
+        self.of_steps = losses.entries
         return total_loss / len(self.training)
 
     def _step(self, rows: Rows, learning_rate: float) -> torch.Tensor:

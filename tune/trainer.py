@@ -28,6 +28,7 @@ from common.recipe import Lora, Train
 from common.tokenised import PreparedData, local_base_model, local_folder
 from tune.checkpoint import damage_on
 from tune.epoch_relay import EpochInbox, EpochRelay
+from tune.step_losses import of_the_epoch
 from tune.train_group import MAX_FAILURES, MAX_STARTS, environment, reason, start, worker_group
 from tune.train_loop import HISTORY_FILE, TrainLoopConfig, train
 
@@ -253,7 +254,7 @@ def _summary(result: Result, metric: str, location: str) -> TrainResult:
     )
     history = _history(result)
     return TrainResult(
-        metrics=metrics,
+        metrics=of_the_epoch(metrics),
         checkpoint=f"{location}/{Path(checkpoint.path).name}",
         history=history,
         seconds=history[-1]["seconds"],

@@ -1,6 +1,7 @@
 """Sweeps on a real cluster: every trial counted once, whatever ends the driver."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,18 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from common.errors import InputError, TrainingError
+from common.provenance import DATA_TAG, provenance_tags
 from common.search_range import Point
+from common.tracking_settings import Wandb
+from common.wandb_runs import WandbRuns
 from scripts.job import Job
+from scripts.reproduction import reproduce
 from scripts.steps import prepare_data
+from tests.fake_wandb import written_runs
 from tests.small_job import small_job
 from tune.allocation import Allocation
 from tune.checkpoint import damage
+from tune.step_losses import STEP_LOSS
 from tune.study import TrialRecord, journal
 from tune.study_place import study_file
 from tune.sweep import OnUpdate, SweepResult, sweep
@@ -35,13 +42,15 @@ def run(
     on_update: OnUpdate = lambda record: None,
     allocation: Allocation = TWO_AT_ONCE,
     points: Sequence[Point] = (),
+    wandb: WandbRuns | None = None,
 ) -> SweepResult:
     from common.tracking import Tracker
 
     tracker = Tracker.open(job.tracking_uri, job.recipe.experiment)
+    prepared = prepare_data(job)
     return sweep(
         job.recipe,
-        prepare_data(job),
+        prepared,
         sweep_id="sweep-1",
         folder=f"{job.runs}/sweep-1",
         allocation=allocation,
@@ -49,6 +58,8 @@ def run(
         recipe_yaml=job.recipe_yaml,
         on_update=on_update,
         points=points,
+        wandb=wandb,
+        tags=provenance_tags(prepared.data_digest, {}, asdict(allocation)),
     )
 
 
@@ -59,9 +70,10 @@ def runs_of(job: Job) -> list[Any]:
 
 
 def test_a_sweep_ends_with_a_leaderboard_checkpoints_and_one_mlflow_run_a_trial(tmp_path: Path) -> None:
-    job = small_job(tmp_path, "search.scheduler=fifo")
+    job = small_job(tmp_path, "search.scheduler=fifo", "train.logging_steps=5")
     seen: list[str] = []
-    result = run(job, lambda record: seen.append(record.state))
+    wandb = WandbRuns(Wandb(project="spam", mode="offline"), tmp_path, group="sweep-1")
+    result = run(job, lambda record: seen.append(record.state), wandb=wandb)
 
     assert [trial.state for trial in result.trials] == ["complete"] * 3
     accuracies = [trial.metrics["accuracy"] for trial in result.trials]
@@ -83,8 +95,20 @@ def test_a_sweep_ends_with_a_leaderboard_checkpoints_and_one_mlflow_run_a_trial(
     assert [(point.step, point.value) for point in history] == [
         (epoch["epoch"], epoch["accuracy"]) for epoch in result.best.history
     ]
+    steps = [point.step for point in client.get_metric_history(best.info.run_id, STEP_LOSS)]
+    num_steps = 2 * -(-prepare_data(job).num_rows["train"] // int(result.best.params["batch_size"]))
+    assert steps == list(range(5, num_steps + 1, 5))
+    assert wandb.close().num_runs == 3
+    written = written_runs(tmp_path)
+    assert {name: [row["epoch"] for row in trial.history] for name, trial in written.items()} == {
+        f"trial-{number}": [1, 2] for number in range(3)
+    }
     parent = runs[result.run_id]
     assert parent.inputs.dataset_inputs[0].dataset.digest == prepare_data(job).data_digest[:36]
+    assert {run.data.tags[DATA_TAG] for run in runs.values()} == {prepare_data(job).data_digest}
+
+    again = reproduce(result.best.run_id or "", storage=job.storage, mlflow_uri=job.tracking_uri)
+    assert (again["match"], again["changed"]) == ("exactly", {})  # by Ray Train, what a warm trial has trained
 
 
 def test_a_driver_that_ends_midway_is_continued_without_repeating_or_losing_a_trial(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from common.errors import ClusterError, TrainingError
 from common.recipe import Lora, Train
 from tests.training_data import prepared_data, write_base_model, write_data
 from tune.checkpoint import damage
+from tune.step_losses import of_the_epoch, step_losses
 from tune.train_loop import train
 from tune.trainer import TrainResult, checkpoint_uri, fit, loop_config
 
@@ -61,11 +62,12 @@ def alive_workers():
 
 
 def test_two_workers_train_like_one_and_keep_the_two_best_and_the_last_checkpoint(cluster, prepared, tmp_path):
-    settings = Train(**SETTINGS, epochs=4, num_workers=2)
+    settings = Train(**SETTINGS, epochs=4, num_workers=2, logging_steps=3)
     reports = []
     result = run(prepared, settings, tmp_path, reports.append, metric="accuracy")
     assert curve(result.history) == expected_curve(prepared, settings)
-    assert reports == list(result.history)
+    assert [of_the_epoch(report) for report in reports] == list(result.history)
+    assert [list(step_losses(report)) for report in reports] == [[3], [6], [9, 12], [15]]
     best = max(result.history, key=lambda metrics: (metrics["accuracy"], metrics["epoch"]))
     assert result.metrics == best
     assert result.checkpoint == checkpoint_uri(str(tmp_path), "run", best["epoch"])

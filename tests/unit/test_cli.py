@@ -123,7 +123,7 @@ def test_a_wrong_recipe_ends_with_exit_code_2(capfd: pytest.CaptureFixture[str])
 
 def test_every_command_of_the_design_is_there() -> None:
     expected = (
-        "up down check train sweep report promote deploy run predict requests replay rollback submit jobs logs stop "
-        "recipes status pool keys"
+        "up down check train sweep report promote deploy run reproduce predict requests replay rollback submit jobs "
+        "logs stop recipes status pool keys"
     )
     assert set(main.commands) == set(expected.split())

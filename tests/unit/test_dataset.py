@@ -123,7 +123,7 @@ def test_files_come_in_the_order_of_their_names(write, tmp_path):
     names = sorted(f"{number * 7919 % 1000}" for number in range(30))
     for name in names[::-1]:
         write([(name, "x")], f"folder/{name}.csv")
-    table = common.sources.read_source(Data(source="unused"), str(tmp_path / "folder"))
+    table = common.sources.read_source(Data(source="unused"), str(tmp_path / "folder")).table
     assert table.column("text").to_pylist() == names
 
 
@@ -201,6 +201,24 @@ def test_a_hub_data_set_gives_its_class_names(monkeypatch):
     assert splits.labels == ("ham", "spam")
     assert splits.validation.num_rows == 100
     assert asked == [(("org/sms",), {"revision": "v1", "split": split}) for split in ("train", "dev")]
+    assert splits.versions == {}
+
+    commit = "0123456789abcdef" * 2 + "01234567"
+    rows.info.download_checksums = {f"hf://datasets/org/sms@{commit}/train.csv": {"num_bytes": 1, "checksum": None}}
+    assert load_splits(Data(source="org/sms")).versions == {"org/sms": f"commit {commit}"}
+
+
+def test_what_dvc_says_of_a_file_is_noted_and_what_is_no_note_of_its_is_not(write):
+    source = write(ROWS)
+    assert load_splits(Data(source=source)).versions == {}
+    note = write(
+        "outs:\n- md5: 22a1a2931c8370d3aeedd7183606fd7f\n  size: 14\n  hash: md5\n  path: data.csv\n", "data.csv.dvc"
+    )
+    assert load_splits(Data(source=source)).versions == {source: "dvc md5 22a1a2931c8370d3aeedd7183606fd7f"}
+    for other in ("", "outs: 3", "a: [", "outs: []"):
+        write(other, "data.csv.dvc")
+        assert load_splits(Data(source=source)).versions == {}
+    assert note == f"{source}.dvc"
 
 
 def test_an_unreachable_hub_is_told_at_once(monkeypatch):

@@ -47,8 +47,8 @@ def test_three_mistakes_are_all_reported_with_their_lines(tmp_path: Path) -> Non
     assert problems(path) == (
         "line 5: train.epochs: input should be greater than 0 (given: 0)",
         "line 6: train has no setting 'batchsize'; did you mean 'batch_size'? known: epochs, batch_size, "
-        "learning_rate, weight_decay, warmup_ratio, precision, seed, num_workers, use_gpu, gpus_per_worker, "
-        "placement",
+        "learning_rate, weight_decay, warmup_ratio, precision, seed, logging_steps, num_workers, use_gpu, "
+        "gpus_per_worker, placement",
         "line 7: serve: min_replicas 5 is above max_replicas 2",
     )
 
@@ -82,6 +82,10 @@ def test_mistakes_of_file_and_overrides_come_in_one_report(tmp_path: Path) -> No
             "uniform draws fractions; use int, log_int or choice",
         ),
         (MINIMAL + "search: {space: {epochs: {log_uniform: [1, 4]}}}\n", "space.epochs takes whole numbers"),
+        (
+            MINIMAL.replace("data: {", "data: {sha256: 12ab, "),
+            "data.sha256: '12ab' is not the digest of rows, which has 64 digits 0-9a-f; copy the one that",
+        ),
         (MINIMAL + "registry: {model: team/spam}\n", "'team/spam' cannot be registered"),
         (MINIMAL + "registry: {model: 'a:b'}\n", "holds no '/' or ':'"),
         (MINIMAL + "registry: {model: ' '}\n", "line 4: registry.model: ' ' cannot be registered"),

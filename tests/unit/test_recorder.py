@@ -74,6 +74,53 @@ def test_a_run_gets_its_epochs_and_its_end_in_order(study: StudySearch) -> None:
     assert study.record("a").run_id == run
 
 
+def test_the_losses_of_steps_are_recorded_once_though_a_trial_repeats_their_epoch(study: StudySearch) -> None:
+    tracker = FakeTracker()
+    recorder = TrialRecorder(study, tracker, "parent", lambda record: None)  # type: ignore[arg-type]
+    trial: Any = SimpleNamespace(trial_id="a", last_result=epoch(1, 0.6))
+    recorder.on_trial_start(0, [], trial)
+    for loss in (0.9, 0.8):  # the second time after its process and its checkpoint were lost
+        recorder.on_trial_result(0, [], trial, {**epoch(1, 0.5), "train_loss at step 50": loss})
+    recorder.close("KILLED")
+    run = "run-of-trial-0"
+    assert tracker.seen == [("metrics", run, 1), ("metrics", run, 50), ("metrics", run, 1), ("finish", run, "KILLED")]
+    assert study.step_losses() == {"trial-0": {50: 0.9}}
+    assert study.record("a").history == (epoch(1, 0.5),)
+
+
+class FakeWandb:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def start(self, name: str, *, job_type: str, config: dict[str, Any]) -> None:
+        self.seen.append(("start", name, job_type, *config))
+
+    def log(self, name: str, metrics: dict[str, float], step: int) -> None:
+        self.seen.append(("log", name, metrics["accuracy"], step))
+
+    def end(self, name: str, *, failed: bool) -> None:
+        self.seen.append(("end", name, failed))
+
+
+def test_wandb_gets_what_mlflow_gets_and_of_a_trial_that_goes_on_all_its_epochs(study: StudySearch) -> None:
+    study.record_epoch("a", epoch(1, 0.5))  # by a driver that was killed
+    wandb: Any = FakeWandb()
+    recorder = TrialRecorder(study, FakeTracker(), "parent", lambda record: None, wandb)  # type: ignore[arg-type]
+    trial: Any = SimpleNamespace(trial_id="a", last_result=epoch(2, 0.6))
+    recorder.on_trial_start(0, [], trial)
+    recorder.on_trial_result(0, [], trial, epoch(2, 0.6))
+    recorder.on_trial_complete(0, [], trial)
+    recorder.close("FINISHED")
+    assert wandb.seen == [
+        ("start", "trial-0", "trial", "learning_rate"),
+        ("log", "trial-0", 0.5, 1),
+        ("log", "trial-0", 0.6, 2),
+        ("end", "trial-0", False),
+    ]
+
+
 def test_an_interrupted_trial_goes_on_in_its_run(study: StudySearch) -> None:
     tracker = FakeTracker()
     study.record_run("trial-0", "run-of-before")

@@ -27,7 +27,7 @@ def test_what_a_killed_process_of_this_machine_held_is_free(client: MlflowClient
     killed = {**this_process(), "started": 1.0}  # another process had the number
     client.create_registered_model(LOCK, {"tuneserve.holder": json.dumps(killed)})
 
-    with registry_lock(client, MODEL):
+    with registry_lock(client, MODEL, LOCK):
         pass
 
     assert [model.name for model in client.search_registered_models()] == []
@@ -46,13 +46,13 @@ def test_a_process_elsewhere_is_waited_for_until_it_has_been_seen_too_long(
     waits: list[float] = []
     monkeypatch.setattr(module.time, "sleep", waits.append)
 
-    with registry_lock(client, MODEL):
+    with registry_lock(client, MODEL, LOCK):
         assert waits
 
 
 def test_a_lock_that_another_process_took_over_is_left_to_it(client: MlflowClient) -> None:
     theirs = json.dumps({"id": "1", "host": "elsewhere", "pid": 1, "started": 1.0})
-    with registry_lock(client, MODEL):
+    with registry_lock(client, MODEL, LOCK):
         client.set_registered_model_tag(LOCK, "tuneserve.holder", theirs)
 
     assert client.get_registered_model(LOCK).tags["tuneserve.holder"] == theirs

@@ -8,6 +8,7 @@ import pytest
 from common.recipe import Range, Search
 from common.tracking import Tracker, sqlite_uri
 from tune.run_recovery import recover_runs
+from tune.step_losses import STEP_LOSS
 from tune.study import FAILURE, StudySearch, journal
 
 SEARCH = Search(space={"learning_rate": Range(log_uniform=(1e-5, 1e-3))})
@@ -63,6 +64,20 @@ def test_a_run_that_was_not_ended_gets_what_it_lacks_and_its_end(tmp_path: Path,
     assert float(params["learning_rate"]) == after.records()[0].params["learning_rate"]
     assert run(tracker, failed)[0] == "FAILED"
     assert run(tracker, interrupted)[:2] == ("RUNNING", [(1, 0.1)])
+
+
+def test_a_run_gets_the_losses_of_steps_that_it_lacks_and_none_twice(tmp_path: Path, tracker: Tracker) -> None:
+    parent = tracker.start("sweep")
+    before = open_study(tmp_path)
+    run_id = started(before, "a", tracker, parent)
+    reported(before, "a", 1)
+    before.record_step_losses("a", 1, {50: 0.9, 100: 0.8})
+    tracker.log_metrics(run_id, {STEP_LOSS: 0.9}, step=50)
+
+    for _ in range(2):
+        recover_runs(open_study(tmp_path), tracker, parent)
+    history = tracker.client.get_metric_history(run_id, STEP_LOSS)
+    assert [(point.step, point.value) for point in history] == [(50, 0.9), (100, 0.8)]
 
 
 def test_a_run_that_the_study_does_not_know_yet_becomes_its_trials(tmp_path: Path, tracker: Tracker) -> None:

@@ -10,12 +10,14 @@ import pytest
 
 import tune.promote
 import tune.trainer
-from common.errors import DataError, InputError
+from common.errors import DataError, InputError, TrackingError
 from common.machines import Node, Resources
 from common.recipe import Recipe
 from common.storage import read_json
 from common.tokenised import PreparedData
 from common.tracking import Tracker
+from common.tracking_settings import Wandb
+from common.wandb_runs import WandbOutcome
 from scripts import plan, steps
 from scripts.job import Job
 from tests.small_job import small_job
@@ -111,7 +113,10 @@ class Runs:
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         self.states[run_id].append(status)
 
-    def log_metrics(self, run_id: str, metrics: dict[str, float], step: int) -> None: ...
+    def log(self, run_id: str, *, metrics: list[Any]) -> None: ...
+
+    def logged_steps(self, run_id: str, metric: str) -> set[int]:
+        return set()
 
 
 @pytest.fixture
@@ -122,7 +127,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(Tracker, "open", lambda uri, experiment: runs)
     monkeypatch.setattr(steps, "connect", lambda: nullcontext(SimpleNamespace(is_private=True)))
     monkeypatch.setattr(steps, "resources", lambda: MACHINE)
-    monkeypatch.setattr(steps, "load_splits", lambda data: None)
+    monkeypatch.setattr(steps, "load_pinned_splits", lambda data, storage: SimpleNamespace(versions={}))
     monkeypatch.setattr(steps, "prepare", lambda *_: prepared)
     return runs
 
@@ -160,6 +165,66 @@ def test_a_training_that_was_cut_off_is_continued_in_its_run_and_then_finished(
     assert runs.states == {"run-0": ["RUNNING", status, "RUNNING", "FINISHED"]}
     assert read_json(f"{job.runs}/{name}/result.json")["best"]["checkpoint"] == "/checkpoint"
     assert [run["train_id"] for run in job.finished_runs()] == [name]
+
+
+def test_a_training_goes_on_without_wandb_and_says_in_its_result_what_it_has_not(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Refusing:
+        def __init__(self, settings: Wandb, folder: Path, group: str, tags: list[str], config: dict[str, Any]) -> None:
+            told.append((settings.project, folder, group, tags))
+            told.append((config["recipe"]["name"], config["data_sha256"], config["learning_rate"]))
+
+        def start(self, name: str, *, job_type: str, config: dict[str, Any]) -> None:
+            told.append((name, job_type, config))
+
+        def log(self, name: str, metrics: dict[str, float], step: int) -> None:
+            told.append((name, step))
+
+        def end(self, name: str, *, failed: bool) -> None:
+            told.append((name, failed))
+
+        def close(self) -> WandbOutcome:
+            return WandbOutcome(1, None, ("small-train-1",), "401: wrong key", "/kept")
+
+    monkeypatch.setattr("scripts.wandb_tracking.WandbRuns", Refusing)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    job = small_job(tmp_path, "tracking.wandb.project=spam")
+    name = train(job, monkeypatch)
+
+    assert told == [
+        ("spam", Path(job.storage), name, ["digest"]),
+        ("small", "digest", job.recipe.train.learning_rate),
+        (name, "train", {}),
+        (name, 1),
+        (name, False),
+    ]
+    result = read_json(f"{job.runs}/{name}/result.json")
+    assert (result["wandb"]["not_tracked"], result["wandb"]["reason"]) == (["small-train-1"], "401: wrong key")
+    assert "1 of 1 runs (small-train-1): 401: wrong key" in capsys.readouterr().err
+    assert runs.states == {"run-0": ["RUNNING", "FINISHED"]}
+
+
+@pytest.mark.parametrize("command", [steps.check, steps.train, steps.sweep])
+def test_wandb_without_a_key_is_refused_before_anything_starts(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr(steps, "load_pinned_splits", lambda *_: pytest.fail("the data were read"))
+    with pytest.raises(TrackingError, match="set WANDB_API_KEY"):
+        command(small_job(tmp_path, "tracking.wandb.project=spam"))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_system_is_measured_for_a_training_if_the_recipe_asks_for_it(
+    asked: bool, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(steps, "system_metrics", lambda tracker, run_id: measured.append(run_id) or nullcontext())
+    train(small_job(tmp_path, f"tracking.system_metrics={str(asked).lower()}"), monkeypatch)
+    assert measured == ["run-0"] * asked
 
 
 def test_a_finished_training_is_not_continued(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
