@@ -16,7 +16,7 @@ from common.dataset import load_splits
 from common.recipe import Recipe, Train
 from common.tokenised import PreparedData, local_base_model, local_folder, prepare
 from tune.batches import TokenisedTexts
-from tune.pretrained import load_classifier
+from tune.pretrained import load_base
 from tune.quiet import quiet
 from tune.train_loop import TrainLoopConfig, train
 
@@ -57,8 +57,7 @@ class Contest:
 
     def model(self) -> transformers.PreTrainedModel:
         """The base model with a new head, in fp32."""
-        prepared = self.prepared
-        return load_classifier(local_base_model(prepared), prepared.labels, prepared.pad_token_id)
+        return load_base(self.prepared)
 
 
 @contextmanager
@@ -80,6 +79,7 @@ def ours(contest: Contest, seed: int, changes: Mapping[str, Any] | None = None) 
         labels=contest.prepared.labels,
         pad_token_id=contest.prepared.pad_token_id,
         num_threads=contest.num_threads,
+        new_head=contest.prepared.new_head,
         **settings.of_the_loop(),
     )
     history: list[dict[str, float]] = []

@@ -101,13 +101,13 @@ def num_trained(model: PreTrainedModel, lora: "Lora") -> int:
     return in_adapters + in_head
 
 
-def blank_model(base_model: str, num_labels: int) -> PreTrainedModel:
-    """The architecture of a base model without any weights, from its configuration alone.
+def blank_model(base_model: str, num_labels: int, revision: str | None = None) -> PreTrainedModel:
+    """The architecture of a base model (a folder, or the Hub's at a revision) without any weights.
 
     Raises:
         ModelError: when there is no such model.
     """
-    config = load_config(base_model)
+    config = load_config(base_model, revision)
     config.num_labels = num_labels
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]

@@ -122,7 +122,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(Tracker, "open", lambda uri, experiment: runs)
     monkeypatch.setattr(steps, "connect", lambda: nullcontext(SimpleNamespace(is_private=True)))
     monkeypatch.setattr(steps, "resources", lambda: MACHINE)
-    monkeypatch.setattr(steps, "load_splits", lambda data: None)
+    monkeypatch.setattr(steps, "load_splits", lambda data: SimpleNamespace(labels=("bearish", "bullish")))
     monkeypatch.setattr(steps, "prepare", lambda *_: prepared)
     return runs
 
