@@ -1,6 +1,7 @@
 """A pretrained encoder with a classification head for the data's labels, and what fine-tuning made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from common.errors import ModelError, TrainingError
 from common.head_labels import head_outputs
 from common.location import filesystem, local_path
 from common.tokenised import PreparedData, local_base_model
+from tune.adapter_export import SplitModel
 from tune.adapters import ADAPTER_CONFIG_FILE, add_adapters, load_adapters, merge, save_adapters
 from tune.checkpoint import MANIFEST_FILE, damage
 from tune.quiet import quiet
@@ -38,9 +40,9 @@ def load_trainable(
     """
     if lora is None and checkpoint is not None:
         return load_classifier(str(checkpoint), labels, pad_token_id)
-    model = load_classifier(base_model, labels, pad_token_id, new_head=new_head)
     if lora is None:
-        return model
+        return load_classifier(base_model, labels, pad_token_id, new_head=new_head)
+    model = load_classifier(base_model, labels, pad_token_id, new_head=new_head, frozen=True)
     return add_adapters(model, lora) if checkpoint is None else load_adapters(model, checkpoint)
 
 
@@ -54,7 +56,7 @@ def save_trainable(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_classifier(
-    folder: str, labels: Sequence[str], pad_token_id: int, *, new_head: bool = False
+    folder: str, labels: Sequence[str], pad_token_id: int, *, new_head: bool = False, frozen: bool = False
 ) -> PreTrainedModel:
     """Loads a model in fp32 whose outputs are the given labels, in their order.
 
@@ -66,11 +68,14 @@ def load_classifier(
         labels: The label of each output.
         pad_token_id: Written to the configuration, for models that look for padding themselves.
         new_head: Whether a head that is there is not taken over.
+        frozen: For adapters, with which no weights of the encoder are stored: what its files lack of them, such as the
+            pooler of a masked language model, is drawn the same every time.
 
     Raises:
         ModelError: Its head knows other labels, or its weights are pickled together with something else than weights.
     """
-    with quiet():  # that the head is new is what fine-tuning is about
+    # That the head is new is what fine-tuning is about.
+    with quiet(), _drawing_the_same() if frozen else nullcontext():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kept = None if new_head else head_outputs(config, labels, folder)
         if kept is None:
@@ -118,13 +123,32 @@ def plain_model(checkpoint: Path, prepared: PreparedData, destination: Path) -> 
     """The checkpoint itself, or, where it holds adapters, the base model with them merged in the new `destination`."""
     if not (checkpoint / ADAPTER_CONFIG_FILE).is_file():
         return checkpoint
-    return merge(load_base(prepared), checkpoint, destination)
+    return merge(load_base(prepared, frozen=True), checkpoint, destination)
 
 
-def load_base(prepared: PreparedData) -> PreTrainedModel:
-    """The base model as training starts from it, on this machine. Raises `ModelError`."""
-    base = local_base_model(prepared)
-    return load_classifier(base, prepared.labels, prepared.pad_token_id, new_head=prepared.new_head)
+def split_model(checkpoint: Path, prepared: PreparedData) -> SplitModel | None:
+    """A checkpoint of adapters as the base model and what they add to it; None when it holds a whole model."""
+    if not (checkpoint / ADAPTER_CONFIG_FILE).is_file():
+        return None
+    return SplitModel.of(load_base(prepared, frozen=True), checkpoint)
+
+
+def load_base(prepared: PreparedData, *, frozen: bool = False) -> PreTrainedModel:
+    """The base model as training starts from it, on this machine; `frozen` for adapters. Raises `ModelError`."""
+    return load_classifier(
+        local_base_model(prepared),
+        prepared.labels,
+        prepared.pad_token_id,
+        new_head=prepared.new_head,
+        frozen=frozen,
+    )
+
+
+@contextmanager
+def _drawing_the_same() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _fit_head(model: PreTrainedModel, labels: Sequence[str], kept: Sequence[int] | None) -> None:
