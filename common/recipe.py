@@ -47,7 +47,13 @@ LORA = "lora."
 
 
 def _keys_as_text(value: Any) -> Any:
-    return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    named = {str(key): name for key, name in value.items()}
+    if len(named) < len(value):
+        twice = next(key for key in named if sum(str(other) == key for other in value) > 1)
+        raise ValueError(f"label {twice!r} is given two names, as a number and as a text; keep one of them")
+    return named
 
 
 def _refuse_revision(revision: str | None, of: str) -> None:

@@ -188,6 +188,20 @@ def test_label_names_may_be_keyed_by_the_numbers_that_the_data_writes(tmp_path: 
     assert load_recipe(write(tmp_path, text)).data.label_names == {"0": "bearish", "1": "bullish"}
 
 
+def test_two_names_for_one_label_are_refused_wherever_they_are_given(tmp_path: Path) -> None:
+    text = MINIMAL.replace("headlines}", "headlines, label_names: {0: bearish, '0': bullish}}")
+    with pytest.raises(RecipeError, match=r"data.label_names.0 is given twice"):
+        load_recipe(write(tmp_path, text))
+    with pytest.raises(RecipeError, match=r"label '0' is given two names, as a number and as a text"):
+        load_recipe(write(tmp_path, MINIMAL), ["data.label_names={0: bearish, '0': bullish}"])
+
+
+@pytest.mark.parametrize("override", ["model.revision=v2", "data.revision=v2", "model={base: ./minilm, revision: v2}"])
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(override: str, tmp_path: Path) -> None:
+    (problem,) = problems(write(tmp_path, MINIMAL), override)
+    assert "revision 'v2' has no effect: only the Hub has revisions" in problem
+
+
 def test_an_override_names_one_label_whether_or_not_the_file_names_any(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     assert load_recipe(path, ["data.label_names.0=bearish"]).data.label_names == {"0": "bearish"}
