@@ -4,6 +4,7 @@ Nothing here imports torch, transformers or MLflow: this is what a replica loads
 gate scores, so that the figures on a model card are those of the artefact that serves.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,10 @@ import numpy.typing as npt
 import onnxruntime
 import tokenizers
 
+from common.adapter import ADAPTER_FILE, Adapter, Tensors, base_digest
 from common.errors import ModelError
 from common.model_settings import LABELS_FILE, ModelSettings
+from common.shared_parts import SharedParts
 
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -43,6 +46,9 @@ Inputs = Mapping[str, npt.NDArray[np.int64]]
 
 Model = Callable[[Inputs], Logits]
 """A forward pass: from a batch to (B, C) logits. It may be called from several threads."""
+
+_bases = SharedParts[onnxruntime.InferenceSession]()
+_tokenizers = SharedParts[tokenizers.Tokenizer]()
 
 Text = str | tuple[str, str]
 """One text, or a pair that the tokenizer joins as its model was made to read pairs."""
@@ -77,19 +83,17 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: Path, num_threads: int = 1) -> Self:
-        """The classifier in `folder` (`model.onnx`, `tokenizer.json`, `labels.json`).
+        """The classifier in `folder` (`model.onnx`, `tokenizer.json`, `labels.json`; an adapter's `adapter.npz`).
 
-        `num_threads` is per forward pass. Raises `ModelError` when a file is missing or does not fit the others.
+        Adapters on one base model share its session with all others in the process, as models of one tokenizer share
+        that. `num_threads` is per forward pass. Raises `ModelError` when a file is missing or does not fit the others.
         """
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise ModelError(f"{folder} lacks {', '.join(missing)}; promote the model again to export it")
         settings = ModelSettings.parse((folder / LABELS_FILE).read_bytes())
-        tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        tokenizer.enable_truncation(settings.max_length)
-        tokenizer.no_padding()  # batches are padded here, to their own longest text
-        session = _open_session(folder / MODEL_FILE, num_threads)
-        num_outputs = session.get_outputs()[0].shape[-1]
+        session, own = _session(folder, num_threads)
+        num_outputs = _num_outputs(session, own)
         if num_outputs != len(settings.labels):
             raise ModelError(
                 f"{folder}: the model has {num_outputs} outputs and {LABELS_FILE} names {len(settings.labels)} labels; "
@@ -100,9 +104,9 @@ class Classifier:
             settings.max_length,
             settings.precision,
             settings.pad_token_id,
-            tokenizer,
-            tuple(node.name for node in session.get_inputs()),
-            lambda inputs: np.asarray(session.run(["logits"], inputs)[0], dtype=np.float32),
+            _tokenizer(folder / TOKENIZER_FILE, settings.max_length),
+            tuple(node.name for node in session.get_inputs() if node.name not in own),
+            lambda inputs: np.asarray(session.run(["logits"], {**inputs, **own})[0], dtype=np.float32),
         )
 
     def with_model(self, model: Model, batch_size: int, pass_tokens: int) -> Self:
@@ -183,6 +187,51 @@ def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf)
     exponentials = np.exp(shifted)
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def _tokenizer(path: Path, max_length: int) -> tokenizers.Tokenizer:
+    content = path.read_bytes()
+
+    def make() -> tokenizers.Tokenizer:
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        tokenizer.enable_truncation(max_length)
+        tokenizer.no_padding()  # batches are padded here, to their own longest text
+        return tokenizer
+
+    return _tokenizers.get((hashlib.sha256(content).digest(), max_length), make)
+
+
+def _session(folder: Path, num_threads: int) -> tuple[onnxruntime.InferenceSession, Tensors]:
+    """The session that runs the model in `folder`, and what it takes beside the tokens: an adapter's tensors."""
+    path = folder / MODEL_FILE
+    adapter = Adapter.read(folder)
+    if adapter is None:
+        return _open_session(path, num_threads), {}
+
+    def open_base() -> onnxruntime.InferenceSession:
+        if base_digest(path) != adapter.base:
+            raise ModelError(
+                f"{folder}: {ADAPTER_FILE} belongs to another base model than the {MODEL_FILE} beside it; promote "
+                "the model again to export both"
+            )
+        return _open_session(path, num_threads)
+
+    session = _bases.get((adapter.base, num_threads), open_base)
+    shapes = {node.name: node.shape for node in session.get_inputs() if node.name not in _FIELDS}
+    adapter.check_inputs(shapes, folder)
+    return session, adapter.tensors
+
+
+def _num_outputs(session: onnxruntime.InferenceSession, own: Tensors) -> int | str:
+    """How many labels the model knows, where its head is an input as many as that has; else a dimension's name."""
+    last: int | str = session.get_outputs()[0].shape[-1]
+    sizes: dict[int | str, int] = {
+        name: size
+        for node in session.get_inputs()
+        if node.name in own
+        for name, size in zip(node.shape, own[node.name].shape, strict=True)
+    }
+    return sizes.get(last, last)
 
 
 def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:

@@ -8,6 +8,9 @@ from huggingface_hub import constants
 
 PROBE_TIMEOUT_S = 5.0
 
+_HIDDEN = ("RepositoryNotFoundError", "GatedRepoError", "DatasetNotFoundError")
+"""Errors of `huggingface_hub` and of `datasets`, which takes a second to import."""
+
 
 def hub_answers() -> bool:
     """Whether the Hub (`HF_ENDPOINT`) answers within a few seconds; False in offline mode (`HF_HUB_OFFLINE`)."""
@@ -34,3 +37,16 @@ def hub_or_cache() -> Iterator[bool]:
         yield answers
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def way_in(error: BaseException) -> str:
+    """What to do when the Hub shows something only to some, as the end of a sentence; empty for any other error.
+
+    The Hub tells those who may not see a private model or data set that there is none.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in _HIDDEN:
+            return "; if it is gated or private, ask for access on its page, and set HF_TOKEN to a token that may read"
+        cause = cause.__cause__ or cause.__context__
+    return ""

@@ -49,7 +49,18 @@ LORA = "lora."
 
 
 def _keys_as_text(value: Any) -> Any:
-    return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    named = {str(key): name for key, name in value.items()}
+    if len(named) < len(value):
+        twice = next(key for key in named if sum(str(other) == key for other in value) > 1)
+        raise ValueError(f"label {twice!r} is given two names, as a number and as a text; keep one of them")
+    return named
+
+
+def _refuse_revision(revision: str | None, of: str) -> None:
+    if revision is not None and (of.startswith((BUILTIN, "/")) or "://" in of):
+        raise ValueError(f"revision {revision!r} has no effect: only the Hub has revisions, and {of} is not there")
 
 
 def _sha256(digest: str) -> str:
@@ -107,6 +118,11 @@ class Data(Settings):
     split: Split = Split()
     """How `source` is divided where no ready-made files are given."""
 
+    @model_validator(mode="after")
+    def _a_revision_is_the_hubs(self) -> Self:
+        _refuse_revision(self.revision, self.source)
+        return self
+
 
 class Lora(Settings):
     """Low-rank adapters: the encoder's weights stay as they are, and small matrices beside them are trained."""
@@ -125,12 +141,23 @@ class Model(Settings):
     """The pretrained encoder to start from."""
 
     base: str
-    """A Hub model id, a folder with safetensors weights and a fast tokenizer, or `builtin:tiny_bert`."""
+    """A Hub model id, a folder with its weights and tokenizer, or `builtin:tiny_bert`."""
+    revision: str | None = None
+    """The Hub model's revision (branch, tag or commit); when not given, the newest. The commit that it stands for when
+    a job begins is what all of the job's processes load."""
+    head: Literal["auto", "new"] = "auto"
+    """What a base model that is a classifier already starts with. `auto`: its own outputs for the data's labels, found
+    by name (upper and lower case are the same); one that names other labels is refused. `new`: a head drawn anew."""
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
     """Texts are cut to this many tokens, special tokens included."""
     lora: Lora | None = None
     """Train low-rank adapters and the head instead of the whole model; `{}` takes the defaults. A learning rate of
     ten times the usual suits them. Before registration they are merged into the model."""
+
+    @model_validator(mode="after")
+    def _a_revision_is_the_hubs(self) -> Self:
+        _refuse_revision(self.revision, self.base)
+        return self
 
 
 class NumWorkers(Settings):

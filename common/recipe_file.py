@@ -140,7 +140,8 @@ def _apply_override(document: dict[str, Any], override: str, origins: dict[Locat
         if not isinstance(target.get(part), dict):
             target[part] = {}
         target = target[part]
-    target[location[-1]] = value
+    named = next((key for key in target if str(key) == location[-1]), location[-1])  # a file may have the number 0
+    target[named] = value
     origins[location] = override
     return []
 

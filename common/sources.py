@@ -2,23 +2,28 @@
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.fs
 import yaml
 
 from common.builtin import finance_headlines
 from common.errors import DataError
-from common.hub import hub_or_cache
+from common.hub import hub_or_cache, way_in
 from common.location import filesystem, is_url, local_path
 from common.recipe import BUILTIN, Data
 from common.table_files import READERS, SCHEMA, as_strings, check_columns
 
 DVC = ".dvc"
 """Ending of the note that DVC (https://dvc.org) keeps in place of a file or folder, beside which that lies."""
+
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})")
+"""What the Hub calls the parts of a file."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +120,13 @@ def _read_hub(data: Data, split: str) -> SourceRows:
     name = data.source
     with hub_or_cache() as answers:
         try:
-            rows = datasets.load_dataset(name, revision=data.revision, split=split)
+            rows = _hub_rows(data, split, answers)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             state = "the Hub does not give it" if answers else "the Hub does not answer and it is not in the cache"
             reason = str(error).splitlines()[0]
             raise DataError(
                 f"data set {name!r}, split {split!r}: no such file here, and {state} ({reason}); check data.source"
+                + way_in(error)
             ) from error
     check_columns(tuple(rows.column_names), f"Hub data set {name}", data)
     rows = rows.select_columns([data.text_column, data.label_column])
@@ -139,5 +145,37 @@ def _read_hub(data: Data, split: str) -> SourceRows:
 def _hub_version(rows: Any) -> str | None:
     """The commit that a branch or tag stood for: it is in the URLs of the files, which the cache keeps too."""
     urls = " ".join(rows.info.download_checksums or ())
-    commit = re.search(r"@([0-9a-f]{40})/", urls)
+    commit = re.search(r"(?:@|/snapshots/)([0-9a-f]{40})/", urls)
     return f"commit {commit[1]}" if commit else None
+
+
+def _hub_rows(data: Data, split: str, answers: bool) -> Any:
+    """A split (`datasets.Dataset`) from the Hub, or, when it does not answer, from this machine's caches.
+
+    There are two: that of the Hub, of files that were downloaded (`hf download`), in which `datasets` does not look;
+    and that of `datasets`, of what it has read before, which does not tell revisions apart.
+    """
+    import datasets
+
+    if answers:
+        return datasets.load_dataset(data.source, revision=data.revision, split=split)
+    try:
+        folder = huggingface_hub.snapshot_download(
+            data.source, repo_type="dataset", revision=data.revision, local_files_only=True
+        )
+        _check_shards(Path(folder))
+        return datasets.load_dataset(folder, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError):
+        if data.revision is None:
+            with suppress(OSError):
+                return datasets.load_dataset(data.source, split=split)
+        raise
+
+
+def _check_shards(folder: Path) -> None:
+    """Raises OSError when of files that are parts of one some were not downloaded: the rest would pass for all."""
+    for file in folder.rglob("*-of-*"):
+        if shard := _SHARD.search(file.name):
+            names = [_SHARD.sub(f"-{number:05d}-of-{shard[1]}", file.name) for number in range(int(shard[1]))]
+            if missing := [name for name in names if not file.with_name(name).exists()]:
+                raise OSError(f"of {file.parent.name}/{missing[0]} and its like some are missing in the cache")

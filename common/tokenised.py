@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
-from common.base_model import load_tokenizer
+from common.base_model import hub_folder, load_tokenizer, pinned_revision
 from common.builtin import tiny_bert
 from common.dataset import SPLITS, Splits, digest_of
 from common.errors import DataError, ModelError
@@ -33,7 +33,7 @@ from common.recipe import BUILTIN, Recipe
 
 TINY_BERT = f"{BUILTIN}tiny_bert"
 
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Part of every digest: raise it when the files change, so that older folders are not taken for new ones."""
 
 _ROWS_PER_BATCH = 4096
@@ -65,6 +65,10 @@ class PreparedData:
     """`model.base` of the recipe; see `local_base_model`."""
     source: str
     """`data.source` of the recipe."""
+    base_revision: str | None = None
+    """The commit of a Hub model that all of a job's processes load; None of a folder."""
+    new_head: bool = False
+    """Whether a head that the base model has is not taken over."""
 
     @classmethod
     def load(cls, uri: str) -> "PreparedData":
@@ -119,13 +123,18 @@ def local_folder(prepared: PreparedData) -> Path:
 
 
 def local_base_model(prepared: PreparedData) -> str:
-    """What `from_pretrained` takes on this machine. Raises ModelError when a folder is not on this machine."""
+    """The base model's folder on this machine; that of a Hub model is downloaded once.
+
+    Raises ModelError when it is a folder of another machine, or the Hub does not give it.
+    """
     if prepared.base_model == TINY_BERT:
         return str(local_folder(prepared) / "base_model")
     if prepared.base_model.startswith("/") and not Path(prepared.base_model).is_dir():
         raise ModelError(
             f"the model folder {prepared.base_model} is not on this machine; use a shared folder or the Hub"
         )
+    if prepared.base_revision is not None:
+        return hub_folder(prepared.base_model, prepared.base_revision)
     return prepared.base_model
 
 
@@ -145,15 +154,19 @@ def _base_model(recipe: Recipe, splits: Splits) -> Iterator[tuple[Any, Path | No
     elif recipe.model.base.startswith(BUILTIN):
         raise ModelError(f"{recipe.model.base} does not ship with tuneserve; {TINY_BERT} does")
     else:
-        yield load_tokenizer(recipe.model.base, recipe.model.max_length), None
+        yield load_tokenizer(recipe.model.base, recipe.model.max_length, recipe.model.revision), None
 
 
 def _describe(recipe: Recipe, splits: Splits, storage: str, tokenizer: Any) -> PreparedData:
+    model = recipe.model
+    revision = None if model.base == TINY_BERT else pinned_revision(model.base, model.revision)
     parts = (
         _LAYOUT,
         splits.digest,
-        recipe.model.base,
-        str(recipe.model.max_length),
+        model.base,
+        revision or "",
+        model.head,
+        str(model.max_length),
         tokenizer.backend_tokenizer.to_str(),
     )
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -164,10 +177,12 @@ def _describe(recipe: Recipe, splits: Splits, storage: str, tokenizer: Any) -> P
         test_digest=digest_of({"test": splits.test}),
         labels=splits.labels,
         num_rows={split: splits[split].num_rows for split in SPLITS},
-        max_length=recipe.model.max_length,
+        max_length=model.max_length,
         pad_token_id=tokenizer.pad_token_id,
-        base_model=recipe.model.base,
+        base_model=model.base,
         source=splits.source,
+        base_revision=revision,
+        new_head=model.head == "new",
     )
 
 

@@ -1,7 +1,8 @@
 """How an endpoint follows a load that rises and falls: from no replica to several and back to none.
 
     python -m scripts.bench_load recipes/quickstart.yaml --png load.png
-    python -m scripts.bench_load recipes/sms_spam.yaml data.source=PATH/all.csv model.base=PATH/minilm --png load.png
+    python -m scripts.bench_load recipes/sms_spam.yaml data.source=PATH/all.csv data.text_column=text \\
+        model.base=PATH/minilm --png load.png
 
 The recipe is trained for one epoch, promoted and deployed on a cluster of its own with up to three replicas. Then the
 number of connections, each with one request of eight texts open, rises in steps and falls again; at last nobody asks.

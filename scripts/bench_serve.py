@@ -1,7 +1,8 @@
 """What an awake endpoint does under load, beside the usual ways to serve the same model.
 
     python -m scripts.bench_serve recipes/quickstart.yaml
-    python -m scripts.bench_serve recipes/sms_spam.yaml data.source=PATH/train.csv model.base=PATH/minilm
+    python -m scripts.bench_serve recipes/sms_spam.yaml data.source=PATH/train.csv data.text_column=text \\
+        model.base=PATH/minilm
 
 The recipe is trained for one epoch, promoted and deployed on a cluster of its own. Then, one after another on this
 machine, with the load made on the same cores: our endpoint, `mlflow models serve` and Ray Serve with a Transformers

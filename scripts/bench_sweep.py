@@ -1,8 +1,8 @@
 """How soon a sweep has a configuration as good as the best of a whole grid.
 
     python -m scripts.bench_sweep recipes/quickstart.yaml data.split.validation=0.3 train.epochs=3 --rows 600
-    python -m scripts.bench_sweep recipes/sms_spam.yaml data.source=PATH/all.csv model.base=PATH/minilm \\
-        'search.space.batch_size.choice=[16,32,64]' --rows 500
+    python -m scripts.bench_sweep recipes/sms_spam.yaml data.source=PATH/all.csv data.text_column=text \\
+        model.base=PATH/minilm 'search.space.batch_size.choice=[16,32,64]' --rows 500
 
 The grid has three values each of learning rate, batch size and weight decay, taken from the recipe's space. First all
 27 are trained in full by our train loop, with as many threads as a trial has, which says what the best is worth. Then,

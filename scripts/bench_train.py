@@ -1,8 +1,8 @@
 """How fast one fine-tuning is, and how good, beside the way tutorials do it.
 
     python -m scripts.bench_train recipes/quickstart.yaml       # what ships: headlines and a small BERT
-    python -m scripts.bench_train recipes/sms_spam.yaml data.source=PATH/all.csv model.base=PATH/minilm \\
-        train.learning_rate=1e-4 --rows 1500
+    python -m scripts.bench_train recipes/sms_spam.yaml data.source=PATH/all.csv data.text_column=text \\
+        model.base=PATH/minilm train.learning_rate=1e-4 --rows 1500
 
 The baseline is Transformers' `Trainer` as tutorials use it: texts padded to 128 tokens, batches of 8, learning rate
 5e-5, fp32. Ours is `tune.train_loop.train` with the recipe's settings. Both train for the same epochs from the same

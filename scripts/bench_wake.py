@@ -1,7 +1,8 @@
 """How long a request to an endpoint with no replica waits for its answer, and where the time goes.
 
     python -m scripts.bench_wake recipes/quickstart.yaml
-    python -m scripts.bench_wake recipes/sms_spam.yaml data.source=PATH/train.csv model.base=PATH/minilm
+    python -m scripts.bench_wake recipes/sms_spam.yaml data.source=PATH/train.csv data.text_column=text \\
+        model.base=PATH/minilm
 
 The recipe is trained for one epoch, promoted, and deployed by a submitted job on a cluster of its own, on a node that
 is up. Then, some twenty times: wait until the endpoint has no replica, post one text, wait until it has one.

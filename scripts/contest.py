@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ import transformers
 from torch.nn.functional import pad
 
 from common.dataset import load_splits
-from common.recipe import Recipe, Train
+from common.recipe import Lora, Recipe, Train
 from common.tokenised import PreparedData, local_base_model, local_folder, prepare
 from tune.batches import TokenisedTexts
-from tune.pretrained import load_classifier
+from tune.pretrained import load_base
 from tune.quiet import quiet
 from tune.train_loop import TrainLoopConfig, train
 
@@ -35,6 +36,8 @@ class Outcome:
     """On the validation split after the last epoch."""
     best_accuracy: float
     """After the best epoch; for a tutorial, which has one model in the end, the same."""
+    checkpoint_bytes: int = 0
+    """Of ours: the size of the last checkpoint, which holds what is needed to use the model and not to train it on."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,7 @@ class Contest:
 
     def model(self) -> transformers.PreTrainedModel:
         """The base model with a new head, in fp32."""
-        prepared = self.prepared
-        return load_classifier(local_base_model(prepared), prepared.labels, prepared.pad_token_id)
+        return load_base(self.prepared)
 
 
 @contextmanager
@@ -71,8 +73,8 @@ def contest(recipe: Recipe, rows: int | None, num_threads: int) -> Iterator[Cont
         yield Contest(recipe, prepare(recipe, splits, storage), num_threads)
 
 
-def ours(contest: Contest, seed: int, changes: Mapping[str, Any] | None = None) -> Outcome:
-    """Trains with the train loop, by the recipe's settings and `changes`."""
+def ours(contest: Contest, seed: int, changes: Mapping[str, Any] | None = None, lora: Lora | None = None) -> Outcome:
+    """Trains with the train loop, by the recipe's settings and `changes`; with `lora`, adapters."""
     settings = Train.model_validate(contest.recipe.train.model_dump() | dict(changes or {}) | {"seed": seed})
     config = TrainLoopConfig(
         data_folder=str(local_folder(contest.prepared)),
@@ -80,13 +82,23 @@ def ours(contest: Contest, seed: int, changes: Mapping[str, Any] | None = None) 
         labels=contest.prepared.labels,
         pad_token_id=contest.prepared.pad_token_id,
         num_threads=contest.num_threads,
+        lora=lora,
+        new_head=contest.prepared.new_head,
         **settings.of_the_loop(),
     )
     history: list[dict[str, float]] = []
-    train(config, lambda metrics, _folder: history.append(metrics))
+    sizes: list[int] = []
+
+    def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
+        history.append(metrics)
+        if checkpoint is not None:
+            sizes.append(sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()))
+
+    train(config, report)
     rows = contest.prepared.num_rows["train"]
     accuracies = [epoch["accuracy"] for epoch in history]
-    return Outcome(sum(rows / epoch["samples_per_s"] for epoch in history), accuracies[-1], max(accuracies))
+    train_s = sum(rows / epoch["samples_per_s"] for epoch in history)
+    return Outcome(train_s, accuracies[-1], max(accuracies), sizes[-1])
 
 
 def tutorial(contest: Contest, seed: int, settings: Mapping[str, Any] | None = None) -> Outcome:

@@ -1,7 +1,8 @@
 """What clients notice when a replica, the standby, the gateway or Serve's controller is killed under constant load.
 
     python -m scripts.faults recipes/quickstart.yaml
-    python -m scripts.faults recipes/sms_spam.yaml data.source=PATH/all.csv model.base=PATH/minilm --rounds 3
+    python -m scripts.faults recipes/sms_spam.yaml data.source=PATH/all.csv data.text_column=text \\
+        model.base=PATH/minilm --rounds 3
 
 The recipe is trained for one epoch, promoted and deployed on a cluster of its own. The shipped client
 (`serve/client.py`) asks it at a constant rate texts whose answers are known beforehand; meanwhile one part after

@@ -10,6 +10,7 @@ from common.cluster import connect, resources
 from common.data_checks import examine
 from common.dataset import Splits
 from common.errors import DataError, InputError
+from common.head_labels import keeps_head
 from common.location import join
 from common.pinned_data import load_pinned_splits
 from common.provenance import provenance_tags
@@ -52,7 +53,8 @@ def check(job: Job, *, measure: bool = False) -> Result:
     say(f"  digest of the rows, which pins them: data.sha256={splits.digest}")
     findings = examine(splits, token_lengths(recipe, splits), recipe.model.max_length)
     show_findings(findings)
-    _refuse_unknown_modules(recipe, splits)
+    own_head = _refuse_unfit_model(recipe, splits)
+    say("  head: " + ("the base model's own, its outputs found by name" if own_head else "new"))
     plan = make_plan(job, splits, points, measure=measure)
     return {
         "rows": rows,
@@ -84,7 +86,7 @@ def _train(job: Job) -> Result:
     recipe = job.recipe
     refuse_unusable_wandb(recipe.tracking.wandb)
     splits = load_pinned_splits(recipe.data, job.storage)
-    _refuse_unknown_modules(recipe, splits)
+    _refuse_unfit_model(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
         allocation = allocate(recipe.train, resources())
@@ -156,7 +158,7 @@ def _sweep(job: Job, sweep_id: str) -> Result:
     folder = join(job.runs, sweep_id)
     points = starting_points(job)
     splits = load_pinned_splits(recipe.data, job.storage)
-    _refuse_unknown_modules(recipe, splits)
+    _refuse_unfit_model(recipe, splits)
     tracker = Tracker.open(job.tracking_uri, recipe.experiment)
     with connect() as connection:
         allocation = allocate(recipe.train, resources(), recipe.search)
@@ -303,11 +305,17 @@ def _where(is_private: bool) -> str:
     return " (private cluster)" if is_private else ""
 
 
-def _refuse_unknown_modules(recipe: Recipe, splits: Splits) -> None:
+def _refuse_unfit_model(recipe: Recipe, splits: Splits) -> bool:
+    """Raises `ModelError` when the base model's head has other labels, or lacks what adapters are to go beside.
+
+    Returns whether training starts from the base model's own head.
+    """
+    own_head = keeps_head(recipe.model, splits.labels)
     if recipe.model.lora is not None:
         from tune.model_checks import refuse_unknown_modules
 
         refuse_unknown_modules(recipe, splits.train["text"].to_pylist(), len(splits.labels))
+    return own_head
 
 
 def _confirmation_line(winner: "TrialRecord", best: "TrialRecord") -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 
-from common.classifier import Classifier, Prediction, Text
+from common.adapter import base_of
+from common.classifier import MODEL_FILE, Classifier, Prediction, Text
 from common.errors import InputError, ModelError, ServingError
 from common.location import cached_copy, local_path
 from common.model_settings import weights_beside
@@ -153,13 +154,19 @@ class PooledModel(Model):
 
     def __init__(self) -> None:
         super().__init__()
-        self._engines = Engines(self._load, num_kept=None, size=_num_bytes)
+        self._engines = Engines(self._load, num_kept=None, parts_of=_parts)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Takes over how much the loaded models may hold: `user_config` is a `serve.pool.PoolSpec`."""
         self._engines.bound(int(user_config["memory_gb"] * 1e9))
 
 
-def _num_bytes(uri: str) -> int:
-    """What the model in the folder `uri` is expected to take: the size of its files. Raises `ModelError`."""
-    return sum(file.stat().st_size for file in fetch(uri).iterdir())
+def _parts(uri: str) -> dict[str, int]:
+    """What the model in the folder `uri` is expected to take: the sizes of its files, those of a base model by its own
+    name, since adapters share it. Raises `ModelError`.
+    """
+    folder = fetch(uri)
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    base = base_of(folder)
+    shared = {} if base is None else {base: sizes.pop(MODEL_FILE, 0)}
+    return {uri: sum(sizes.values()), **shared}

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.classifier import Classifier
 
@@ -15,22 +15,26 @@ MAX_LOADS = 2
 @dataclass(eq=False)
 class _Engine:
     task: asyncio.Task[Classifier]
-    num_bytes: int = 0
-    """0 until it is measured, just before it is loaded."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Empty until it is measured, just before it is loaded."""
 
 
 class Engines:
     """Classifiers by (URI, version); each is loaded once, in threads of its own. Belongs to one event loop.
 
-    It holds `num_kept` of them, or, with `size` (the bytes that the one at a URI takes), as many as `bound` allows.
+    It holds `num_kept` of them, or, with `parts_of`, as many as `bound` allows: that gives what the one at a URI
+    consists of, bytes by a name that is the same for what several hold in common.
     """
 
     def __init__(
-        self, load: Callable[[str], Classifier], num_kept: int | None, size: Callable[[str], int] | None = None
+        self,
+        load: Callable[[str], Classifier],
+        num_kept: int | None,
+        parts_of: Callable[[str], Mapping[str, int]] | None = None,
     ) -> None:
         self._load = load
         self._num_kept = num_kept
-        self._size = size
+        self._parts_of = parts_of
         self._max_bytes: int | None = None
         self._engines: OrderedDict[tuple[str, int], _Engine] = OrderedDict()
         # Not those of the forward passes, which many loads at once would hold up.
@@ -63,10 +67,10 @@ class Engines:
 
     async def _loaded(self, uri: str, key: tuple[str, int]) -> Classifier:
         loop = asyncio.get_running_loop()
-        if self._size is not None:
-            num_bytes = await loop.run_in_executor(self._threads, self._size, uri)
+        if self._parts_of is not None:
+            parts = await loop.run_in_executor(self._threads, self._parts_of, uri)
             if engine := self._engines.get(key):
-                engine.num_bytes = num_bytes
+                engine.parts = parts
                 self._drop_least_used()
         return await loop.run_in_executor(self._threads, self._load, uri)
 
@@ -75,7 +79,8 @@ class Engines:
             self._engines.popitem(last=False)
 
     def _holds_too_much(self) -> bool:
-        num_bytes = sum(engine.num_bytes for engine in self._engines.values())
+        parts = {name: size for engine in self._engines.values() for name, size in engine.parts.items()}
+        num_bytes = sum(parts.values())
         return (self._num_kept is not None and len(self._engines) > self._num_kept) or (
             self._max_bytes is not None and num_bytes > self._max_bytes
         )

@@ -90,7 +90,7 @@ def estimated_checkpoint_bytes(recipe: Recipe, num_labels: int) -> tuple[int, in
     """Of a running and of a finished trial, from the configuration alone: fp32 weights, and twice that for AdamW."""
     if recipe.model.base.startswith(BUILTIN):
         return 0, 0  # too small to matter
-    model = blank_model(recipe.model.base, num_labels)
+    model = blank_model(recipe.model.base, num_labels, recipe.model.revision)
     lora = recipe.largest_lora
     num_stored = num_trained(model, lora) if lora else sum(parameter.numel() for parameter in model.parameters())
     return 3 * 4 * num_stored, 4 * num_stored

@@ -20,6 +20,7 @@ from common.classifier import MODEL_FILE, TOKENIZER_FILE, Classifier, Logits, pr
 from common.errors import PromotionError
 from common.model_settings import LABELS_FILE
 from common.validation_profile import PROFILE_FILE, ValidationProfile
+from tune.adapter_export import SplitModel
 from tune.quiet import quiet
 
 MAX_INT8_LOSS = 0.005
@@ -46,12 +47,19 @@ class ExportReport:
 
 
 def export(
-    checkpoint: Path, folder: Path, *, max_length: int, texts: Sequence[str], labels: Sequence[str]
+    checkpoint: Path,
+    folder: Path,
+    *,
+    max_length: int,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    split: SplitModel | None = None,
 ) -> ExportReport:
     """Writes `model.onnx`, `tokenizer.json` and `labels.json` into `folder`; int8 where that keeps the accuracy.
 
     `texts` and `labels` are the validation split, whose answers go into `validation_profile.json`. The graph takes any
-    batch size and any length up to `max_length`.
+    batch size and any length up to `max_length`. With `split`, the same model as a base model and adapters, these are
+    written as two files, of which the base model's can be shared; adapters and head stay in fp32.
 
     Raises:
         PromotionError: when the model cannot be exported, or ONNX Runtime does not give what torch gives.
@@ -66,7 +74,11 @@ def export(
         _write_settings(fp32, model, tokenizer, max_length, "fp32")
         _write_settings(int8, model, tokenizer, max_length, "int8")
         try:
-            _export_fp32(model, tokenizer, fp32 / MODEL_FILE)
+            if split is None:
+                _export_fp32(model, tokenizer, fp32 / MODEL_FILE)
+            else:
+                split.export(tokenizer, fp32 / MODEL_FILE)
+                split.write_adapter(fp32, MODEL_FILE)
         except torch.onnx.OnnxExporterError as error:
             raise PromotionError(
                 f"{checkpoint} cannot be exported to ONNX ({str(error).strip().splitlines()[0]}); the model was not "
@@ -79,6 +91,8 @@ def export(
                 f"{MAX_LOGIT_DIFFERENCE:g}; the model was not registered: try another base model, or report this one"
             )
         _quantise(fp32 / MODEL_FILE, int8 / MODEL_FILE)
+        if split is not None:
+            split.write_adapter(int8, MODEL_FILE)
         fp32_answers, int8_answers = (_Answers.of(tried, texts) for tried in (fp32, int8))
         fp32_accuracy, int8_accuracy = fp32_answers.accuracy(actual), int8_answers.accuracy(actual)
         is_int8 = int8_accuracy >= fp32_accuracy - MAX_INT8_LOSS

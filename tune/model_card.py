@@ -29,6 +29,7 @@ def model_card(
     """Markdown with YAML front matter; `params` are the hyperparameters that the winning run was trained with."""
     # Of a folder on somebody's machine only the name means anything to a reader.
     base_model = _without_folders(prepared.base_model)
+    at_commit = f", commit `{prepared.base_revision}`" if prepared.base_revision else ""
     front_matter = {
         "base_model": base_model,
         "library_name": "transformers",
@@ -39,7 +40,7 @@ def model_card(
         "tags": ["tuneserve"],
     }
     sections = {
-        "Intended use": f"Fine-tuned from `{base_model}`. {_intended_use(prepared)}",
+        "Intended use": f"Fine-tuned from `{base_model}`{at_commit}. {_intended_use(prepared)}",
         "Data": _data(prepared),
         "Test metrics": _table(("metric", "value"), {name: f"{value:.4f}" for name, value in metrics.items()})
         + f"\n\nMeasured on the {prepared.num_rows['test']} rows of the test split with the exported "

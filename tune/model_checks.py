@@ -20,4 +20,4 @@ def refuse_unknown_modules(recipe: Recipe, texts: Sequence[str], num_labels: int
         if base.startswith(BUILTIN):
             base = stack.enter_context(TemporaryDirectory(prefix="tuneserve-"))
             tiny_bert(texts, Path(base))
-        target_modules(blank_model(base, num_labels), lora.target_modules)
+        target_modules(blank_model(base, num_labels, recipe.model.revision), lora.target_modules)

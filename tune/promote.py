@@ -34,7 +34,7 @@ from tune.evaluation import (
 from tune.export import ExportReport, export
 from tune.gate import Verdict, judge
 from tune.model_card import model_card
-from tune.pretrained import local_checkpoint, plain_model
+from tune.pretrained import local_checkpoint, plain_model, split_model
 from tune.registration import load_pipeline, register, write_model
 
 logger = logging.getLogger(__name__)
@@ -137,6 +137,7 @@ class _Attempt:
             max_length=self.prepared.max_length,
             texts=validation["text"].to_pylist(),
             labels=[self.prepared.labels[index] for index in validation["label"].to_pylist()],
+            split=split_model(trained, self.prepared) if self.recipe.serve.pool == "shared" else None,
         )
         candidate = load_classifier(self.work / ONNX_FOLDER)
         metrics, verdict = self._judge(candidate, champion)

@@ -86,6 +86,8 @@ class TrainLoopConfig:
     """Train adapters of this shape and the head; None: the whole model."""
     logging_steps: int = 0
     """Report the training loss every so many steps, with their epoch; 0: of whole epochs alone."""
+    new_head: bool = False
+    """Do not take over a head that the base model has."""
 
 
 def train(config: TrainLoopConfig, report: Report, resume_from: Path | None = None) -> None:
@@ -155,7 +157,12 @@ class _Run:
         self.validation = TokenisedTexts.open(Path(config.data_folder) / "validation.arrow")
         torch.manual_seed(config.seed)  # a new head
         self.model = load_trainable(
-            config.base_model, config.labels, config.pad_token_id, lora=config.lora, checkpoint=checkpoint
+            config.base_model,
+            config.labels,
+            config.pad_token_id,
+            lora=config.lora,
+            checkpoint=checkpoint,
+            new_head=config.new_head,
         )
         keep_used_rows(self.model, self._used_tokens())
         if self.worker.device.type == "cpu":

@@ -65,6 +65,7 @@ def loop_config(
         pad_token_id=prepared.pad_token_id,
         num_threads=num_threads,
         lora=lora,
+        new_head=prepared.new_head,
         **settings.of_the_loop(),
     )
 

@@ -8,6 +8,7 @@ import pytest
 
 from common.cluster import Connection
 from scripts.cli import main
+from tests.small_bases import write_finbert
 from tests.small_job import write_recipe
 
 
@@ -71,6 +72,18 @@ def test_wrong_settings(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert said in refused(capfd, tmp_path, command, str(recipe), *overrides)
+
+
+@pytest.mark.parametrize("command", ["check", "train", "sweep", "run"])
+def test_a_base_model_whose_head_has_other_labels(
+    command: str, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = write_finbert(tmp_path / "finbert", ["profit", "loss"])
+    said = refused(capfd, tmp_path, command, str(recipe), f"model.base={base}")
+    assert (
+        "is a classifier of positive, negative, neutral; of the data's labels it does not know bearish, bullish" in said
+    )
+    assert "model.head=new" in said
 
 
 @pytest.mark.parametrize("command", ["check", "run"])

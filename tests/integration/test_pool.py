@@ -19,6 +19,7 @@ from tests.tiny_model import register
 
 DEADLINE_S = 60.0
 NAMES = ("straight", "turned", "third")
+"""Of these the last two are adapters on one base model."""
 ROOM_FOR_ONE_GB = 1e-6
 
 
@@ -27,7 +28,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
     folder = tmp_path_factory.mktemp("pooled")
     registry = ModelRegistry(f"sqlite:///{folder}/mlflow.db")
     for name in NAMES:
-        register(registry.tracking_uri, name, folder / name, swapped=name == "turned")
+        register(registry.tracking_uri, name, folder / name, swapped=name == "turned", adapter=name != "straight")
         registry.set_alias(name, "champion", 1)
     return registry
 

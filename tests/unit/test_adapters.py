@@ -1,10 +1,11 @@
 """LoRA: adapters and head are what is trained and stored, and what is registered is a plain model."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from common.errors import ModelError
@@ -12,7 +13,8 @@ from common.recipe import Lora, Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from tests.training_data import LABELS, loop_settings, write_base_model, write_data
 from tests.unit.test_train_loop import curve, run
-from tune.adapters import blank_model, merge, num_trained, target_modules
+from tune.adapter_export import SplitModel
+from tune.adapters import BASE_FILE, blank_model, merge, num_trained, target_modules
 from tune.checkpoint import damage
 from tune.model_checks import refuse_unknown_modules
 from tune.pretrained import load_classifier, load_trainable
@@ -72,7 +74,59 @@ def test_merging_gives_a_plain_model_with_the_same_answers(folder: Path, tmp_pat
     assert not torch.allclose(untrained, expected, atol=1e-3)
     assert plain.config.id2label == dict(enumerate(LABELS))
     assert {"tokenizer.json", "history.json"} <= {path.name for path in merged.iterdir()}
+    assert not (merged / BASE_FILE).exists()
     assert not list(merged.glob("adapter_*"))
+
+
+def test_adapters_of_another_base_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    run(loop_settings(folder / "data", folder / "base", lora=LORA, epochs=2), tmp_path)
+    torch.manual_seed(2)
+    write_base_model(tmp_path / "other")
+    other = load_classifier(str(tmp_path / "other"), LABELS, 0, frozen=True)
+    with pytest.raises(ModelError, match=r"adapters in .* were trained on other weights than those that model.base"):
+        merge(other, tmp_path / "1", tmp_path / "merged")
+    with pytest.raises(ModelError, match=r"were trained on other weights"):
+        SplitModel.of(other, tmp_path / "1")
+    with pytest.raises(ModelError, match=r"were trained on other weights"):
+        run(loop_settings(folder / "data", tmp_path / "other", lora=LORA, epochs=2), resume_from=tmp_path / "1")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_what_the_base_model_lacks_is_the_same_when_the_adapters_are_merged(folder: Path, tmp_path: Path) -> None:
+    """A masked language model comes without a pooler, and adapters store none."""
+    shutil.copytree(folder / "base", tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    encoder = {name: tensor for name, tensor in weights.items() if "pooler" not in name and "classifier" not in name}
+    save_file(encoder, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    run(loop_settings(folder / "data", tmp_path / "base", lora=LORA, epochs=1), tmp_path)
+    base = str(tmp_path / "base")
+    torch.manual_seed(7)
+    adapted = load_trainable(base, LABELS, 0, lora=LORA, checkpoint=tmp_path / "1")
+    torch.manual_seed(8)
+    merged = merge(load_classifier(base, LABELS, 0, frozen=True), tmp_path / "1", tmp_path / "merged")
+    plain = AutoModelForSequenceClassification.from_pretrained(merged)
+    assert torch.allclose(logits(plain), logits(adapted), atol=1e-5)
+
+
+def test_each_seed_has_a_new_head_of_its_own(folder: Path) -> None:
+    heads = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        model = load_trainable(str(folder / "base"), LABELS, 0, lora=LORA, checkpoint=None)
+        heads.append(dict(model.named_parameters())["base_model.model.classifier.modules_to_save.default.weight"])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_base_model_and_adapters_in_two_parts_give_what_they_give_merged(folder: Path, tmp_path: Path) -> None:
+    run(loop_settings(folder / "data", folder / "base", lora=LORA, epochs=1), tmp_path)
+    base = load_classifier(str(folder / "base"), LABELS, 0, frozen=True)
+    merged = AutoModelForSequenceClassification.from_pretrained(merge(base, tmp_path / "1", tmp_path / "merged"))
+    split = SplitModel.of(load_classifier(str(folder / "base"), LABELS, 0, frozen=True), tmp_path / "1")
+    with torch.no_grad():
+        for name, tensor in split.tensors.items():
+            split.model.get_parameter(name).data = tensor
+    assert torch.allclose(logits(split.model), logits(merged), atol=1e-5)
 
 
 def test_adapters_go_where_the_recipe_says_and_else_to_all_linear_layers_of_the_encoder(folder: Path) -> None:

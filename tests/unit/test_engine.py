@@ -13,7 +13,7 @@ from common.classifier import Classifier, Prediction
 from common.errors import ModelError
 from serve.engine import NUM_KEPT, Model, PooledModel, fetch
 from serve.engines import Engines
-from tests.tiny_model import build_engine
+from tests.tiny_model import build_adapter, build_engine
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +105,22 @@ def test_a_replica_of_the_pool_holds_as_many_models_as_fit(tmp_path: Path) -> No
         return len(model._engines._engines)
 
     assert [asyncio.run(loads(room_for)) for room_for in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_a_replica_of_the_pool_holds_the_base_model_of_many_adapters_once(tmp_path: Path) -> None:
+    folders = [build_adapter(tmp_path / str(number), swapped=number == 1) for number in range(3)]
+    base = (folders[0] / "model.onnx").stat().st_size
+    own = sum(file.stat().st_size for file in folders[0].iterdir()) - base
+
+    async def held(room_for: int) -> int:
+        model = PooledModel()
+        model.reconfigure({"memory_gb": (base + (room_for + 0.5) * own) / 1e9})
+        for folder in folders * 2:
+            (answer,) = await model.classify(str(folder), 1, ["good"])
+            assert answer["label"] == ("bad" if folder == folders[1] else "good")
+        return len(model._engines._engines)
+
+    assert [asyncio.run(held(room_for)) for room_for in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_callers_that_come_together_share_one_load(engine_folder: Path) -> None:

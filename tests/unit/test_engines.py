@@ -10,7 +10,7 @@ from common.classifier import Classifier
 from serve.engines import MAX_LOADS, Engines
 from tests.fake_backend import settle
 
-SIZES = {"small": 1, "medium": 4, "large": 9}
+SIZES = {"small": {"small": 1}, "medium": {"medium": 4}, "large": {"large": 9}}
 
 
 class Loader:
@@ -52,6 +52,13 @@ def test_a_model_larger_than_the_bound_is_held_alone() -> None:
     assert ask("large", "large", "small", "large", max_bytes=5) == ["large", "small", "large"]
 
 
+def test_what_models_have_in_common_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapters = {f"adapter-{number}": {f"adapter-{number}": 1, "base": 9} for number in range(3)}
+    monkeypatch.setattr("tests.unit.test_engines.SIZES", adapters)
+    assert ask(*adapters, *adapters, max_bytes=12) == list(adapters)
+    assert ask(*adapters, *adapters, max_bytes=11) == [*adapters, *adapters]
+
+
 def test_a_lower_bound_drops_what_no_longer_fits() -> None:
     load = Loader()
 
@@ -69,13 +76,13 @@ def test_a_lower_bound_drops_what_no_longer_fits() -> None:
 
 
 def test_a_model_that_cannot_be_measured_is_tried_again() -> None:
-    sizes: dict[str, int] = {}
+    sizes: dict[str, dict[str, int]] = {}
 
     async def main() -> Any:
         engines = Engines(Loader(), None, sizes.__getitem__)
         with pytest.raises(KeyError):
             await engines.get("small", 1)
-        sizes["small"] = 1
+        sizes["small"] = {"small": 1}
         return await engines.get("small", 1)
 
     assert asyncio.run(main()) == "small"

@@ -66,6 +66,11 @@ def test_the_card_says_what_a_user_must_know(part: str) -> None:
     assert part in card()
 
 
+def test_a_model_of_the_hub_is_named_with_its_commit() -> None:
+    assert "Fine-tuned from `org/encoder`, commit `c0ffee`." in card(replace(PREPARED, base_revision="c0ffee"))
+    assert "Fine-tuned from `org/encoder`." in card()
+
+
 def test_a_candidate_that_failed_says_so() -> None:
     assert "\nNot passed: accuracy" in card(verdict=replace(VERDICT, passed=False))
 

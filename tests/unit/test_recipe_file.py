@@ -1,6 +1,8 @@
 """Reading recipes: every mistake in one report, paths where the reader expects them."""
 
 import contextlib
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,28 @@ def test_every_shipped_recipe_opens_with_purpose_command_and_override_example(na
     assert opening.startswith("# ")
     assert f"tuneserve run recipes/{name}.yaml\n" in opening
     assert any(f"recipes/{name}.yaml " in line and "=" in line for line in opening.splitlines())
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_command_in_a_shipped_recipe_is_one_that_is_understood(name: str) -> None:
+    opening = shipped_recipes()[name].read_text().split("\nname:")[0]
+    commands = re.findall(r"tuneserve \w+ recipes/.*", opening.replace("\\\n#", ""))
+    assert len(commands) >= 2
+    for command in commands:
+        _, _, path, *overrides = shlex.split(command)
+        assert load_recipe(shipped_recipes()[name].parent.parent / path, overrides).name
+    if name != "quickstart":
+        assert any("PATH/" in command for command in commands)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name != "quickstart"])
+def test_the_search_of_a_workflows_recipe_starts_from_what_was_tried_by_hand(name: str) -> None:
+    search = load_recipe(shipped_recipes()[name]).search
+    assert isinstance(search.warm_start, tuple)
+    assert len(search.warm_start) == 3
+    for point in search.warm_start:
+        assert point.keys() == search.space.keys()
+        assert search.point_problems(point) == []
 
 
 def test_three_mistakes_are_all_reported_with_their_lines(tmp_path: Path) -> None:
@@ -166,6 +190,20 @@ def test_a_text_setting_takes_an_override_that_looks_like_a_number_or_a_truth_va
 def test_label_names_may_be_keyed_by_the_numbers_that_the_data_writes(tmp_path: Path) -> None:
     text = MINIMAL.replace("headlines}", "headlines, label_names: {0: bearish, 1: bullish}}")
     assert load_recipe(write(tmp_path, text)).data.label_names == {"0": "bearish", "1": "bullish"}
+
+
+def test_two_names_for_one_label_are_refused_wherever_they_are_given(tmp_path: Path) -> None:
+    text = MINIMAL.replace("headlines}", "headlines, label_names: {0: bearish, '0': bullish}}")
+    with pytest.raises(RecipeError, match=r"data.label_names.0 is given twice"):
+        load_recipe(write(tmp_path, text))
+    with pytest.raises(RecipeError, match=r"label '0' is given two names, as a number and as a text"):
+        load_recipe(write(tmp_path, MINIMAL), ["data.label_names={0: bearish, '0': bullish}"])
+
+
+@pytest.mark.parametrize("override", ["model.revision=v2", "data.revision=v2", "model={base: ./minilm, revision: v2}"])
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(override: str, tmp_path: Path) -> None:
+    (problem,) = problems(write(tmp_path, MINIMAL), override)
+    assert "revision 'v2' has no effect: only the Hub has revisions" in problem
 
 
 def test_an_override_names_one_label_whether_or_not_the_file_names_any(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(Tracker, "open", lambda uri, experiment: runs)
     monkeypatch.setattr(steps, "connect", lambda: nullcontext(SimpleNamespace(is_private=True)))
     monkeypatch.setattr(steps, "resources", lambda: MACHINE)
-    monkeypatch.setattr(steps, "load_pinned_splits", lambda data, storage: SimpleNamespace(versions={}))
+    splits = SimpleNamespace(versions={}, labels=("bearish", "bullish"))
+    monkeypatch.setattr(steps, "load_pinned_splits", lambda data, storage: splits)
     monkeypatch.setattr(steps, "prepare", lambda *_: prepared)
     return runs
 

@@ -130,13 +130,14 @@ def test_a_diverging_run_says_where_and_with_what(folder):
         run(loop_settings(data, folder / "plain", learning_rate=1e30))
 
 
-def test_a_head_for_other_labels_is_replaced_and_one_for_the_same_is_kept(folder):
+def test_a_head_for_the_same_labels_is_kept_by_name_and_else_there_is_a_new_one(folder):
     settings = {"epochs": 1, "learning_rate": 1e-12}
     torch.manual_seed(2)
     trained = run(loop_settings(folder / "data", write_base_model(folder / "known", labels=LABELS), **settings))
-    for name, labels in {"other": ("a", "b", "c"), "fewer": ("a", "b")}.items():
+    for name, labels in {"other": ("a", "b", "c"), "fewer": ("a", "b"), "same": LABELS}.items():
         torch.manual_seed(2)
-        other = run(loop_settings(folder / "data", write_base_model(folder / name, labels=labels), **settings))
+        base = write_base_model(folder / name, labels=labels)
+        other = run(loop_settings(folder / "data", base, new_head=True, **settings))
         assert other[0]["loss"] != pytest.approx(trained[0]["loss"], rel=1e-3)
     swapped = folder / "swapped"  # the same classifier with its outputs in another order
     model = AutoModelForSequenceClassification.from_pretrained(folder / "known")
