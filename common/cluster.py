@@ -179,6 +179,7 @@ def connect(*, private: bool = True, num_cpus: int | None = None) -> Iterator[Co
         finally:
             _connection = None
             ray.shutdown()
+            _handle_sigterm_by(signal.getsignal(signal.SIGTERM))  # Ray's end took the signal from Python's handler
 
 
 def in_job() -> bool:
@@ -245,8 +246,12 @@ def _join(address: str | None, num_cpus: int | None) -> None:
         raise ClusterError(f"cannot join the Ray cluster at {address or 'this machine'}: {error}") from error
     finally:
         os.chdir(before)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would abort a driver with a stack trace
+        _handle_sigterm_by(on_sigterm)  # Ray's own handler would abort a driver with a stack trace
+
+
+def _handle_sigterm_by(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _probe(address: str) -> None:
