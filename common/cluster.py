@@ -171,6 +171,7 @@ def connect(*, private: bool = True, num_cpus: int | None = None) -> Iterator[Co
     address, record = _target()
     if address is None and not private:
         raise ClusterError("no cluster is up; start one with `tuneserve up`, or name one with RAY_ADDRESS")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with environment(other_cluster_environment() if address and not record else own_cluster_environment()):
         _join(address, num_cpus)
         _connection = Connection(ray.get_runtime_context().gcs_address, record, is_private=address is None)
@@ -179,7 +180,7 @@ def connect(*, private: bool = True, num_cpus: int | None = None) -> Iterator[Co
         finally:
             _connection = None
             ray.shutdown()
-            _handle_sigterm_by(signal.getsignal(signal.SIGTERM))  # Ray's end took the signal from Python's handler
+            _handle_sigterm_by(on_sigterm)  # Ray's end leaves the signal with nobody
 
 
 def in_job() -> bool:
