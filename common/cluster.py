@@ -171,6 +171,7 @@ def connect(*, private: bool = True, num_cpus: int | None = None) -> Iterator[Co
     address, record = _target()
     if address is None and not private:
         raise ClusterError("no cluster is up; start one with `tuneserve up`, or name one with RAY_ADDRESS")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with environment(other_cluster_environment() if address and not record else own_cluster_environment()):
         _join(address, num_cpus)
         _connection = Connection(ray.get_runtime_context().gcs_address, record, is_private=address is None)
@@ -179,6 +180,7 @@ def connect(*, private: bool = True, num_cpus: int | None = None) -> Iterator[Co
         finally:
             _connection = None
             ray.shutdown()
+            _handle_sigterm_by(on_sigterm)  # Ray's end leaves the signal with nobody
 
 
 def in_job() -> bool:
@@ -245,8 +247,12 @@ def _join(address: str | None, num_cpus: int | None) -> None:
         raise ClusterError(f"cannot join the Ray cluster at {address or 'this machine'}: {error}") from error
     finally:
         os.chdir(before)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would abort a driver with a stack trace
+        _handle_sigterm_by(on_sigterm)  # Ray's own handler would abort a driver with a stack trace
+
+
+def _handle_sigterm_by(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _probe(address: str) -> None:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from common.data_checks import Finding
     from tune.study import TrialRecord
 
-# A terminal alone can redraw a table. A notebook cannot: its kernel sets FORCE_COLOR, by which rich takes it for one,
-# and rich's own way there wants ipywidgets.
+# A terminal alone can redraw a table. A notebook cannot, though its kernel sets FORCE_COLOR, by which rich takes it for
+# a terminal; and rich's own way there wants ipywidgets.
 console = Console(stderr=True, highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
 if not console.is_terminal:
     console.width = 160  # a log file has no edge at which a table would have to be cut

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import uuid
 from contextlib import suppress
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -54,6 +56,25 @@ def test_up_refuses_a_port_that_is_taken_and_names_it(taken_port, option):
 def test_connecting_without_a_cluster_is_refused_when_a_private_one_is_not_wanted():
     with pytest.raises(ClusterError, match="tuneserve up"), connect(private=False):
         pass
+
+
+def test_a_process_handles_sigterm_as_before_once_it_has_left_a_cluster(monkeypatch):
+    def leave() -> None:  # Ray's own end, as far as the signal goes
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    monkeypatch.setattr(cluster, "_join", lambda address, num_cpus: None)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
+    monkeypatch.setattr(cluster.ray, "shutdown", leave)
+    before = signal.getsignal(signal.SIGTERM)
+    handled = []
+    signal.signal(signal.SIGTERM, lambda *_: handled.append("handled"))
+    try:
+        with connect():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert handled == ["handled"]
 
 
 def test_an_address_that_nobody_answers_at_is_refused_at_once(monkeypatch):
