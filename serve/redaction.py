@@ -18,7 +18,7 @@ _BETWEEN = r"[\s()\[\]./\\_+\-\u00ad\u200b\u2010-\u2015\u2212]{0,4}"
 
 _URL = re.compile(r"(?:https?|ftp)://\S+|\bwww\.\S+|(?<!\S)[\w.-]+\.[a-z]{2,}/\S*", re.IGNORECASE)
 # From the beginning of the word that holds the @: starting anywhere in it would take quadratic time.
-_EMAIL = re.compile(r"(?<!\S)[^\s@]+@\S+")
+_EMAIL = re.compile(r"(?<!\S)@*[^\s@]+@\S+")
 _NUMBER = re.compile(rf"[+(]{{0,2}}\d(?:{_BETWEEN}\d){{{MIN_DIGITS - 1},}}|\d{{{MIN_DIGITS_IN_A_ROW},}}")
 
 _CARD_LENGTHS = range(13, 20)  # ISO/IEC 7812

@@ -173,6 +173,7 @@ def test_a_job_on_a_cluster_elsewhere_finds_its_recipe_and_what_it_names(cluster
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token_path()))
     monkeypatch.setenv("TUNESERVE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(jobs, "require_shared", lambda *_: None)
+    monkeypatch.setattr(jobs, "is_head_here", lambda address: False)
     recipe = tmp_path / "r.yaml"
     recipe.write_text("{name: sms, data: {source: messages.csv}, model: {base: some/model}}")
     (tmp_path / "messages.csv").write_text("text,label\nhello,ham\n")
