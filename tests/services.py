@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 from common.ray_head import LOOPBACK, free_port
@@ -128,6 +128,17 @@ def _answers(port: int) -> bool:
         socket.create_connection((LOOPBACK, port)).close()
         return True
     return False
+
+
+def read_until(words: str, output: IO[str] | None) -> str:
+    """What a process has said once it has said these words, which it must say."""
+    assert output is not None
+    said = ""
+    while words not in said:
+        line = output.readline()
+        assert line, said
+        said += line
+    return said
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from common.ray_head import LOOPBACK, free_port, is_free
 from scripts.serving import GATEWAY_PORT
 from tests.integration.test_readme import README, ROOT
 from tests.nodes import kill_tree
+from tests.services import read_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,12 +72,7 @@ def node(command: list[str], environment: dict[str, str]) -> Iterator[int]:
     with subprocess.Popen(
         [*command, "--block"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout is not None
-        said = ""
-        while "Ray runtime started" not in said:
-            words = process.stdout.readline()
-            assert words, said
-            said += words
+        read_until("Ray runtime started", process.stdout)
         try:
             yield process.pid
         finally:
@@ -104,14 +100,9 @@ def test_a_sweep_outlives_a_node_and_its_winner_answers_on_a_cluster_started_by_
         with subprocess.Popen(
             command, cwd=elsewhere, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as sweep:
-            assert sweep.stdout is not None
-            said = ""
-            while "epoch 1" not in said:
-                words = sweep.stdout.readline()
-                assert words, said
-                said += words
+            said = read_until("epoch 1", sweep.stdout)
             kill_tree(workers[0])
-            said += sweep.stdout.read()
+            said += sweep.stdout.read() if sweep.stdout else ""
         assert sweep.returncode == 0, said
         assert "Leaderboard" in said
         run([*line("submit", "promote"), *SMALL])

@@ -5,12 +5,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 import mlflow
 import pytest
 
 from scripts.job import stored_runs
+from tests.services import read_until
 from tests.small_job import write_recipe
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
@@ -22,15 +22,6 @@ pytestmark = [
     pytest.mark.usefixtures("cluster"),
     pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed (Debian's package faketime)"),
 ]
-
-
-def read_until(words: str, output: IO[str]) -> str:
-    said = ""
-    while words not in said:
-        line = output.readline()
-        assert line, said
-        said += line
-    return said
 
 
 def test_a_clock_that_is_set_back_and_forth_ends_no_sweep_and_loses_no_epoch(tmp_path: Path) -> None:
