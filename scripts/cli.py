@@ -296,8 +296,12 @@ def reproduce(run_id: str, **places: Any) -> dict[str, Any]:
     click.argument("target", metavar="RECIPE|URI"),
     click.argument("texts", nargs=-1, metavar="[TEXT|KEY=VALUE]..."),
     *_PLACES,
-    click.option("--file", "file", metavar="FILE", help="A CSV or Parquet file of texts."),
-    click.option("--out", metavar="FILE", help="Where to write the file's rows with predictions (Parquet)."),
+    click.option("--file", "file", metavar="FILE", help="A .csv or .parquet file of texts, a path or a URL."),
+    click.option(
+        "--out",
+        metavar="FILE",
+        help="Where its rows and their predictions go (.parquet or .csv).",
+    ),
     click.option("--text-column", metavar="NAME", help="The file's column of texts (default: the recipe's, or text)."),
 )
 def predict(**arguments: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from common.classifier import Classifier
 from common.cluster import connect, resources
 from common.errors import InputError, RegistryError
+from common.location import is_url
 from common.recipe_file import is_override
 from common.registry import ModelRegistry, ModelVersion
 from scripts.display import say
@@ -39,8 +40,10 @@ def predict(
     texts = [text for text in texts if text not in overrides]
     if bool(texts) == bool(file):
         raise InputError("give either texts to classify or --file FILE, one of the two")
-    if file and not (out and out.endswith(".parquet")):
-        raise InputError(f"--out {out or 'is missing'}: name the Parquet file to write, for example --out out.parquet")
+    if file and not (out and out.endswith((".parquet", ".csv"))):
+        raise InputError(
+            f"--out {out or 'is missing'}: name the .parquet or .csv file to write, for example --out out.parquet"
+        )
     registry, version, place, column = _resolve(target, overrides, storage, mlflow_uri)
     uri = registry.fetchable_uri(version, place)
     model = {"model": version.name, "version": version.version}
@@ -75,16 +78,20 @@ def _resolve(
 def _predict_file(file: str, out: str, uri: str, text_column: str) -> Result:
     from serve.batch_prediction import predict_file
 
-    target = Path(out).expanduser().absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    source, target = _location(file), _location(out)
     with connect():
         num_rows = predict_file(
-            Path(file).expanduser().absolute(),
+            source,
             target,
             uri=uri,
             text_column=text_column,
             num_actors=max(1, int(resources().num_cpus) - 1),
-            on_rows=lambda rows: say(f"  {rows:,} rows"),
+            on_rows=lambda done, rows: say(f"  {done:,} of {rows:,} rows"),
         )
     say(f"{num_rows:,} rows with predictions are in {target}")
-    return {"rows": num_rows, "out": str(target)}
+    return {"rows": num_rows, "out": target}
+
+
+def _location(given: str) -> str:
+    """A URL as it is, a path from the root on."""
+    return given if is_url(given) else str(Path(given).expanduser().absolute())

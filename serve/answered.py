@@ -1,5 +1,6 @@
 """What became of a request's texts, as those see it who watch the gateway: the request log, and the drift figures."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,9 @@ from serve.batching import Answer, Text
 
 if TYPE_CHECKING:
     from serve.endpoints import Endpoints, EndpointSpec
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +45,12 @@ class Observer(Protocol):
 
     async def follow(self, endpoints: "Endpoints") -> None:
         """Runs beside the gateway until it is cancelled, and then puts its things in order."""
+
+
+def tell(observers: Sequence[Observer], seen: Answered) -> None:
+    """Tells all of them; a request is answered all the same when one who watches fails."""
+    for observer in observers:
+        try:
+            observer.answered(seen)
+        except Exception as error:
+            logger.error("%s of %r failed", type(observer).__name__, seen.endpoint, exc_info=error)

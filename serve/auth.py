@@ -33,6 +33,9 @@ OPEN_PATHS = {"/docs", "/openapi.json", PROBE_PATH}
 KEY_NAME = "tuneserve.api_key_name"
 """Where a request's scope holds the name of the key that it came with."""
 
+KEY_ID = "tuneserve.api_key_id"
+"""The same of the key's id, which no other key ever has; a name may be given again."""
+
 logger = logging.getLogger(__name__)
 
 _SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key: `tuneserve keys create NAME`."}
@@ -117,7 +120,7 @@ class Authentication:
             return JSONResponse({"error": "the gateway cannot read its API keys; its log on the head says why"}, 503)
         if key is None:
             return _refuse(401, "this API key is unknown, revoked or expired", 'error="invalid_token"')
-        scope[KEY_NAME] = key.name
+        scope[KEY_NAME], scope[KEY_ID] = key.name, key.key_id
         if not key.opens(endpoint):
             return _refuse(403, f"the API key {key.name!r} does not open {endpoint!r}", 'error="insufficient_scope"')
         return None

@@ -77,6 +77,7 @@ class Batcher:
         self._send = send
         self._queue: deque[_Chunk] = deque()
         self._running: set[_Batch] = set()
+        self._ended_at = -math.inf
 
     async def classify(self, served: ServedVersion, texts: Sequence[Text]) -> list[Answer]:
         """One answer for each text, in their order.
@@ -97,6 +98,12 @@ class Batcher:
         finally:
             self.num_waiting -= len(texts)
             self._abandon(chunks)
+
+    def quiet_s(self) -> float:
+        """For how many seconds nothing has waited or been at work; 0 while something does."""
+        if self._queue or self._running:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._ended_at
 
     def close(self, error: Exception) -> None:
         """Fails every text that waits with `error`."""
@@ -167,4 +174,5 @@ class Batcher:
 
     def _ended(self, batch: _Batch, _task: asyncio.Task[None]) -> None:
         self._running.discard(batch)
+        self._ended_at = asyncio.get_running_loop().time()
         self._start_batches()

@@ -8,6 +8,7 @@ What it raises:
     ClientError
     ├── RefusedError        the endpoint refuses this request, or fails on it; the same request would fare the same
     ├── UnavailableError    no answer within `timeout_s`, however often it was asked
+    ├── JobFailedError      the texts that were handed in could not be classified
     └── AnswerError         what answered does not speak this protocol
 """
 
@@ -52,6 +53,10 @@ class UnavailableError(ClientError):
     """There was no answer in time; `__cause__` is the last failure to connect, if that was the reason."""
 
 
+class JobFailedError(ClientError):
+    """The job ended without predictions; the words are the server's."""
+
+
 class AnswerError(ClientError):
     """What answered does not speak this protocol."""
 
@@ -82,7 +87,7 @@ class Client:
         timeout_s: float = 90.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._url = _classify_url(url)
+        self._url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._http = httpx.Client(headers=_headers(api_key), transport=transport)
 
@@ -114,17 +119,37 @@ class Client:
                 else:
                     yield from found
 
+    def submit(self, texts: Iterable[str]) -> str:
+        """Hands in up to 20,000 texts to be classified later; returns the id of that job. Raises `ClientError`.
+
+        After a lost connection they may be there twice, which costs the endpoint a little and nobody else anything.
+        """
+        return _job_id(self._request("POST", "/jobs", _body(list(texts))))
+
+    def result(self, job_id: str, *, timeout_s: float = 3600.0) -> list[Prediction]:
+        """A prediction for each text of a job, in their order; waits for them. Raises `ClientError`.
+
+        `RefusedError` with the status 404 means that they have to be handed in again: a job is kept for an hour after
+        its end, and ends with the endpoint's gateway.
+        """
+        polls = _Polls(job_id, timeout_s)
+        while (found := _finished(self._request("GET", f"/jobs/{job_id}"))) is None:
+            time.sleep(polls.pause_s())
+        return found
+
     def _ask(self, texts: Sequence[str]) -> list[Prediction]:
-        body = _body(texts)
+        return _predictions(self._request("POST", "/classify", _body(texts)), len(texts))
+
+    def _request(self, method: str, path: str, body: bytes = b"") -> httpx.Response:
         attempts = _Attempts(self._timeout_s)
         while True:
             try:
-                response = self._http.post(self._url, content=body, timeout=attempts.left_s())
+                response = self._http.request(method, self._url + path, content=body, timeout=attempts.left_s())
             except httpx.TransportError as error:
                 pause_s = attempts.pause_after_loss(error)
             else:
                 if response.is_success:
-                    return _predictions(response, len(texts))
+                    return response
                 pause_s = attempts.pause_after_refusal(response)
             time.sleep(pause_s)
 
@@ -140,7 +165,7 @@ class AsyncClient:
         timeout_s: float = 90.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._url = _classify_url(url)
+        self._url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._http = httpx.AsyncClient(headers=_headers(api_key), transport=transport)
 
@@ -173,17 +198,30 @@ class AsyncClient:
                     for prediction in found:
                         yield prediction
 
+    async def submit(self, texts: Iterable[str]) -> str:
+        """As `Client.submit`."""
+        return _job_id(await self._request("POST", "/jobs", _body(list(texts))))
+
+    async def result(self, job_id: str, *, timeout_s: float = 3600.0) -> list[Prediction]:
+        """As `Client.result`."""
+        polls = _Polls(job_id, timeout_s)
+        while (found := _finished(await self._request("GET", f"/jobs/{job_id}"))) is None:
+            await asyncio.sleep(polls.pause_s())
+        return found
+
     async def _ask(self, texts: Sequence[str]) -> list[Prediction]:
-        body = _body(texts)
+        return _predictions(await self._request("POST", "/classify", _body(texts)), len(texts))
+
+    async def _request(self, method: str, path: str, body: bytes = b"") -> httpx.Response:
         attempts = _Attempts(self._timeout_s)
         while True:
             try:
-                response = await self._http.post(self._url, content=body, timeout=attempts.left_s())
+                response = await self._http.request(method, self._url + path, content=body, timeout=attempts.left_s())
             except httpx.TransportError as error:
                 pause_s = attempts.pause_after_loss(error)
             else:
                 if response.is_success:
-                    return _predictions(response, len(texts))
+                    return response
                 pause_s = attempts.pause_after_refusal(response)
             await asyncio.sleep(pause_s)
 
@@ -223,8 +261,23 @@ class _Attempts:
         return pause_s
 
 
-def _classify_url(url: str) -> str:
-    return f"{url.rstrip('/')}/classify"
+class _Polls:
+    """When a job is looked at again."""
+
+    def __init__(self, job_id: str, timeout_s: float) -> None:
+        self._job_id = job_id
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._next_s = FIRST_PAUSE_S
+
+    def pause_s(self) -> float:
+        """Seconds to wait. Raises `UnavailableError` when they are not left."""
+        pause_s, self._next_s = self._next_s, min(LONGEST_PAUSE_S, 1.5 * self._next_s)
+        if time.monotonic() + pause_s >= self._deadline:
+            raise UnavailableError(
+                f"job {self._job_id} has not ended within {self._timeout_s:g} s; ask for its result again later"
+            )
+        return pause_s
 
 
 def _headers(api_key: str | None) -> dict[str, str]:
@@ -266,10 +319,33 @@ def _predictions(response: httpx.Response, num_texts: int) -> list[Prediction]:
         version = int(answer["version"])
         found = [Prediction(item["label"], item["score"], item["scores"], version) for item in answer["predictions"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise AnswerError(f"{response.url} does not answer as a tuneserve endpoint: {response.text[:200]!r}") from error
+        raise _no_endpoint(response) from error
     if len(found) != num_texts:
         raise AnswerError(f"{response.url} answered {len(found)} predictions to {num_texts} texts")
     return found
+
+
+def _job_id(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_endpoint(response) from error
+
+
+def _finished(response: httpx.Response) -> list[Prediction] | None:
+    """The predictions of a job; None while there are none. Raises `JobFailedError`."""
+    try:
+        answer = response.json()
+        state, num_texts = answer["state"], int(answer["texts"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_endpoint(response) from error
+    if state == "failed":
+        raise JobFailedError(str(answer.get("error")))
+    return _predictions(response, num_texts) if state == "done" else None
+
+
+def _no_endpoint(response: httpx.Response) -> AnswerError:
+    return AnswerError(f"{response.url} does not answer as a tuneserve endpoint: {response.text[:200]!r}")
 
 
 def _problem(response: httpx.Response) -> str:

@@ -25,6 +25,7 @@ from serve.batching import Answer, Batcher, ServedVersion, Text
 from serve.canary import Canary
 from serve.canary_settings import CanarySettings
 from serve.health import CanaryHealth, EndpointHealth, State
+from serve.leftover import Leftover
 
 GATEWAY = "_gateway"
 """The gateway itself, where an endpoint is named: its Serve application is called so, and no recipe can be."""
@@ -143,6 +144,7 @@ class Endpoint:
         self._asking = False
         self._backend = backend
         self.batcher = Batcher(partial(backend.classify, name), **_batching(deployed.spec))
+        self.leftover = Leftover(partial(backend.classify, name), self.batcher)
         self.canary = self._canary(deployed.spec)
 
     @property
@@ -153,10 +155,11 @@ class Endpoint:
     def health(self) -> EndpointHealth:
         """How it is."""
         state = self.deployed.state
+        is_asked = self.batcher.num_waiting or self.leftover.num_waiting
         return EndpointHealth(
             name=self.name,
             # Known here before Serve has started anything.
-            state="waking" if state == "asleep" and self.batcher.num_waiting else state,
+            state="waking" if state == "asleep" and is_asked else state,
             replicas=self.deployed.num_running,
             model=self.spec.model,
             version=self.served.version if self.served else None,
@@ -199,30 +202,31 @@ class Endpoint:
 
         Raises `RegistryError` when no version is known, `ServingError`, and `QueueFullError`.
         """
-        served = await self._known_version()
+        served = await self.known_version()
         if self.canary is not None:
             return await self.canary.classify(served, texts, request_id, is_awake=self.deployed.num_running > 0)
         return await self.batcher.classify(served, texts), served.version
 
     async def settings(self) -> tuple[ModelSettings, int]:
         """What the version that answers says of itself, and its number. Raises `RegistryError` and `ServingError`."""
-        served = await self._known_version()
+        served = await self.known_version()
         return await self._backend.settings(served), served.version
 
     async def card(self) -> tuple[tuple[ModelSettings, str | None], int]:
         """The same with the model's card, if it has one. Raises `RegistryError` and `ServingError`."""
-        served = await self._known_version()
+        served = await self.known_version()
         settings = await self._backend.settings(served)
         return (settings, await self._backend.card(self.spec, served)), served.version
 
-    def _canary(self, spec: EndpointSpec) -> Canary | None:
-        return Canary(self.name, spec, spec.canary, self.batcher, self._backend) if spec.canary else None
-
-    async def _known_version(self) -> ServedVersion:
+    async def known_version(self) -> ServedVersion:
+        """The version that answers, once the registry has been asked. Raises `RegistryError` when none is known."""
         await self._asked.wait()
         if self.served is None:
             raise RegistryError(f"{self.name!r} has no model to answer with yet: {self.problem}")
         return self.served
+
+    def _canary(self, spec: EndpointSpec) -> Canary | None:
+        return Canary(self.name, spec, spec.canary, self.batcher, self._backend) if spec.canary else None
 
 
 def _batching(spec: EndpointSpec) -> dict[str, Any]:

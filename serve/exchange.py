@@ -87,15 +87,15 @@ class Exchange:
         if encoding != "identity":
             raise RefusedError(415, f"content encoding {encoding!r} is not read here; send the body uncompressed")
 
-    async def body(self) -> bytes:
+    async def body(self, max_bytes: int = MAX_BODY_BYTES) -> bytes:
         """The body as it came."""
         body = bytearray()
         try:
             async for part in self.request.stream():
                 body += part
-                if len(body) > MAX_BODY_BYTES:
+                if len(body) > max_bytes:
                     raise RefusedError(
-                        413, f"the body is larger than {MAX_BODY_BYTES} bytes; send the texts in several requests"
+                        413, f"the body is larger than {max_bytes} bytes; send the texts in several requests"
                     )
         except ClientDisconnect:
             raise RefusedError(422, "the client left before its body was complete") from None
@@ -128,9 +128,7 @@ class Exchange:
             raise RefusedError(503, str(error)) from error
         except ServingError as error:
             raise RefusedError(500, str(error)) from error
-        for number, answer in enumerate(answers):
-            if answer["score"] != answer["score"]:  # NaN, which JSON cannot say
-                raise RefusedError(500, f"the model's score for text {number} is not a number; promote another version")
+        check_scores(answers)
         self.answers = answers
         return answers
 
@@ -185,12 +183,7 @@ class Exchange:
                 f"{len(texts)} texts are more than the {limit} that may wait (serve.max_queued_requests); send them in "
                 "several requests",
             )
-        for number, text in enumerate(texts):
-            num_chars = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
-            if num_chars > MAX_TEXT_CHARS:
-                raise RefusedError(
-                    413, f"text {number} has {num_chars} characters and may have {MAX_TEXT_CHARS}; send its beginning"
-                )
+        check_lengths(texts)
 
     def _request_id(self) -> str:
         """The request's id; one of its own where no middleware gave it one."""
@@ -209,6 +202,23 @@ class Exchange:
         if not wanted >= 0:
             raise RefusedError(422, f"{SCALE_UP_HEADER}: {given!r} is not a number of seconds; give one from 0 on")
         return self._deadline_s if self.endpoint.deployed.num_running else min(wanted, self._deadline_s)
+
+
+def check_lengths(texts: Sequence[Text]) -> None:
+    """Refuses a text that is too long."""
+    for number, text in enumerate(texts):
+        num_chars = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+        if num_chars > MAX_TEXT_CHARS:
+            raise RefusedError(
+                413, f"text {number} has {num_chars} characters and may have {MAX_TEXT_CHARS}; send its beginning"
+            )
+
+
+def check_scores(answers: Sequence[Answer], first: int = 0) -> None:
+    """Refuses scores that are no numbers, which JSON cannot say; `first` is the number of the first text."""
+    for number, answer in enumerate(answers, start=first):
+        if answer["score"] != answer["score"]:  # NaN
+            raise RefusedError(500, f"the model's score for text {number} is not a number; promote another version")
 
 
 def json_object(body: bytes) -> dict[str, Any]:

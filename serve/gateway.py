@@ -21,6 +21,8 @@ from serve.docs_page import render
 from serve.endpoints import Backend, Endpoints
 from serve.exchange import Exchange
 from serve.health import EndpointHealth, GatewayHealth
+from serve.job_routes import add_routes as add_job_routes
+from serve.jobs import Jobs
 from serve.page import add_page_routes
 from serve.protocols import hugging_face, mlflow_scoring, native, open_inference, text_embeddings_inference
 from serve.routes import FAILED, Routes, json_response
@@ -43,6 +45,7 @@ def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S, observers: S
     `observers` are told of every request whose texts were read.
     """
     endpoints = Endpoints(backend)
+    jobs = Jobs(endpoints, observers)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -53,6 +56,7 @@ def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S, observers: S
         followers = [endpoints.follow(), *(observer.follow(endpoints) for observer in observers)]
         following = [asyncio.create_task(follower) for follower in followers]
         yield
+        await jobs.close()
         for task in following:
             task.cancel()
         await asyncio.gather(*following, return_exceptions=True)
@@ -69,7 +73,7 @@ def create_app(backend: Backend, *, deadline_s: float = DEADLINE_S, observers: S
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     _add_gateway_routes(app, endpoints)
-    _add_endpoint_routes(endpoints, Routes(app.router, endpoints, deadline_s, observers))
+    _add_endpoint_routes(endpoints, Routes(app.router, endpoints, deadline_s, observers), jobs)
     return app
 
 
@@ -90,10 +94,11 @@ def _add_gateway_routes(app: FastAPI, endpoints: Endpoints) -> None:
     add_page_routes(app.router, endpoints)  # after the paths above, which are no endpoint's
 
 
-def _add_endpoint_routes(endpoints: Endpoints, routes: Routes) -> None:
+def _add_endpoint_routes(endpoints: Endpoints, routes: Routes, jobs: Jobs) -> None:
     health = {"model": EndpointHealth, "description": "Its state, replicas and version."}
     routes.get(native.PROTOCOL, "/{name}/healthz", partial(_endpoint_health, endpoints), "How an endpoint is", health)
     add_card_route(routes)
+    add_job_routes(routes, jobs)
     for protocol in PROTOCOLS:
         protocol.add_routes(routes)
 

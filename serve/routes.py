@@ -9,7 +9,7 @@ import pydantic_core
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
-from serve.answered import Answered, Observer
+from serve.answered import Observer, tell
 from serve.endpoints import Endpoint, Endpoints
 from serve.exchange import Exchange, RefusedError
 
@@ -79,7 +79,11 @@ class Routes:
 
     def get(self, protocol: Protocol, path: str, handler: Handler, summary: str, answer: Mapping[str, Any]) -> None:
         """A question about the endpoint; wakes nothing. `answer` is OpenAPI's description of the 200."""
-        self._add("GET", protocol, path, handler, summary, answer, refusals=(404, 500, 503, 504), body=None)
+        self._add("GET", protocol, path, handler, summary, {200: dict(answer)}, refusals=(404, 500, 503, 504))
+
+    def delete(self, protocol: Protocol, path: str, handler: Handler, summary: str, answer: Mapping[str, Any]) -> None:
+        """Removes something of the endpoint's; wakes nothing. `answer` is OpenAPI's description of the 204."""
+        self._add("DELETE", protocol, path, handler, summary, {204: dict(answer)}, refusals=(404, 500))
 
     def post(
         self,
@@ -89,9 +93,10 @@ class Routes:
         summary: str,
         answer: Mapping[str, Any],
         body: Mapping[str, Any],
+        status: int = 200,
     ) -> None:
         """Texts to classify. `body` is OpenAPI's content of the request, by media type."""
-        self._add("POST", protocol, path, handler, summary, answer, refusals=tuple(STATUSES), body=body)
+        self._add("POST", protocol, path, handler, summary, {status: dict(answer)}, tuple(STATUSES), body)
 
     def _add(
         self,
@@ -100,10 +105,9 @@ class Routes:
         path: str,
         handler: Handler,
         summary: str,
-        answer: Mapping[str, Any],
-        *,
+        answers: Mapping[int | str, dict[str, Any]],
         refusals: Sequence[int],
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | None = None,
     ) -> None:
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
         extra: dict[str, Any] = {"parameters": [_path_parameter(name) for name in names]}
@@ -113,9 +117,10 @@ class Routes:
             path,
             self._answering(protocol, handler),
             methods=[method],
+            status_code=next(iter(answers)),  # or a 200 would be described as well
             summary=summary,
             tags=[protocol.name],
-            responses={200: dict(answer), **protocol.documented_refusals(refusals)},
+            responses={**answers, **protocol.documented_refusals(refusals)},
             openapi_extra=extra,
             name=f"{protocol.name} {path}",
             response_class=Response,  # or an answer without a body would be described as JSON
@@ -137,18 +142,10 @@ class Routes:
             if exchange is not None and exchange.version is not None:
                 response.headers[VERSION_HEADER] = str(exchange.version)
             if exchange is not None and exchange.texts:
-                self._tell(exchange.answered(protocol.name, status))
+                tell(self._observers, exchange.answered(protocol.name, status))
             return response
 
         return answer
-
-    def _tell(self, seen: Answered) -> None:
-        """A request is answered all the same when one who watches fails."""
-        for observer in self._observers:
-            try:
-                observer.answered(seen)
-            except Exception as error:
-                logger.error("%s of %r failed", type(observer).__name__, seen.endpoint, exc_info=error)
 
     def _endpoint(self, name: str) -> Endpoint:
         try:

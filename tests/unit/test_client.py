@@ -21,6 +21,7 @@ from serve.client import (
     AsyncClient,
     Client,
     ClientError,
+    JobFailedError,
     Prediction,
     RefusedError,
     UnavailableError,
@@ -280,8 +281,64 @@ def test_the_gateway_understands_it() -> None:
     run(scenario)
 
 
+def job(state: str, **more: object) -> Callable[[], httpx.Response]:
+    return lambda: httpx.Response(200, json={"id": "7-x", "state": state, "texts": 2, **more})
+
+
+DONE = job("done", version=4, predictions=[{"label": text, "score": 1.0, "scores": {text: 1.0}} for text in "ab"])
+
+
+def test_texts_are_handed_in_and_their_predictions_fetched(clock: Clock) -> None:
+    waiting = lambda: httpx.Response(202, json={"id": "7-x", "state": "waiting", "texts": 2})  # noqa: E731
+    server = Server([waiting, job("waiting"), lambda: httpx.ConnectError("refused"), job("running"), DONE])
+    client = server.client()
+
+    job_id = client.submit(text for text in "ab")
+    assert labels(iter(client.result(job_id))) == ["a", "b"]
+    assert json.loads(server.requests[0].content) == {"texts": ["a", "b"]}
+    assert [(sent.method, sent.url.path) for sent in server.requests] == [
+        ("POST", "/news/jobs"),
+        *[("GET", "/news/jobs/7-x")] * 4,
+    ]
+
+
+def test_a_job_that_failed_is_told_in_the_servers_words(clock: Clock) -> None:
+    with pytest.raises(JobFailedError, match="version 1 cannot be loaded"):
+        Server([job("failed", error="version 1 cannot be loaded")]).client().result("7-x")
+
+
+def test_a_result_is_waited_for_no_longer_than_was_said_and_not_asked_for_in_haste(clock: Clock) -> None:
+    server = Server([job("running")] * 1000)
+
+    with pytest.raises(UnavailableError, match="job 7-x has not ended within 600 s"):
+        server.client().result("7-x", timeout_s=600.0)
+    assert 600 - LONGEST_PAUSE_S <= clock.now < 600
+    assert len(server.requests) < 100
+
+
+@pytest.mark.parametrize("answer", [[], {"state": "done"}, {"state": "done", "texts": 2, "version": 1}])
+def test_what_is_no_job_is_told(answer: object, clock: Clock) -> None:
+    with pytest.raises(AnswerError, match="http://x/news/jobs/7-x does not answer as a tuneserve endpoint"):
+        Server([lambda: httpx.Response(200, json=answer)]).client().result("7-x")
+
+
+def test_the_gateway_takes_and_ends_its_jobs() -> None:
+    async def scenario() -> None:
+        async with gateway(FakeBackend(version=2)) as http:
+            client = AsyncClient(URL, transport=http._transport)
+            found = await client.result(await client.submit([str(number) for number in range(100)]))
+            with pytest.raises(RefusedError, match="404: 'news' has no job '7-x'"):
+                await client.result("7-x")
+
+        assert [prediction.version for prediction in found] == [2] * 100
+
+    run(scenario)
+
+
 def test_there_is_one_tree_of_errors() -> None:
-    assert all(issubclass(error, ClientError) for error in (RefusedError, UnavailableError, AnswerError))
+    assert all(
+        issubclass(error, ClientError) for error in (RefusedError, UnavailableError, AnswerError, JobFailedError)
+    )
 
 
 def test_the_file_can_be_copied_because_it_imports_httpx_and_the_standard_library_alone() -> None:
