@@ -91,7 +91,7 @@ def predict_file(source: str, out: str, *, uri: str, text_column: str, num_actor
 
     Raises:
         DataError: when the file cannot be read, is empty, or lacks the text column.
-        InputError: when `out` is neither CSV nor Parquet, or cannot hold the file's columns.
+        InputError: when `out` is neither CSV nor Parquet or cannot hold the file's columns, or `out.parts` is not ours.
     """
     file = InputFile.open(source, text_column)
     check_out(out, file.schema)

@@ -137,6 +137,10 @@ class Client:
             time.sleep(polls.pause_s())
         return found
 
+    def cancel(self, job_id: str) -> None:
+        """Ends a job and has it forgotten, which makes room for others. Raises `ClientError`."""
+        self._request("DELETE", f"/jobs/{job_id}")
+
     def _ask(self, texts: Sequence[str]) -> list[Prediction]:
         return _predictions(self._request("POST", "/classify", _body(texts)), len(texts))
 
@@ -208,6 +212,10 @@ class AsyncClient:
         while (found := _finished(await self._request("GET", f"/jobs/{job_id}"))) is None:
             await asyncio.sleep(polls.pause_s())
         return found
+
+    async def cancel(self, job_id: str) -> None:
+        """As `Client.cancel`."""
+        await self._request("DELETE", f"/jobs/{job_id}")
 
     async def _ask(self, texts: Sequence[str]) -> list[Prediction]:
         return _predictions(await self._request("POST", "/classify", _body(texts)), len(texts))

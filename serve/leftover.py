@@ -14,7 +14,7 @@ from serve.batching import Answer, Batcher, Send, ServedVersion, Text
 BATCH_SIZE = 16
 """Texts in one batch of a job: what a request may have to wait for, some 20 ms of a small encoder on one core."""
 
-QUIET_S = 0.02
+QUIET_S = 0.05
 """So long no request may have been at work: a client that asks one text after another is back sooner."""
 
 AT_LEAST_EVERY_S = 1.0

@@ -17,24 +17,28 @@ from common.storage import delete_folder, read_json, write_bytes, write_json
 from serve.input_file import COLUMNS
 
 _NAME = re.compile(r"(\d{8})\.parquet")
-_WHOLE = "whole"
+_WHOLE, _MADE_FROM = "whole", "made_from.json"
 
 
 class PartFiles:
-    """The folder `OUT.parts`. Parts that were made from something else than `made_from` are deleted."""
+    """The folder `OUT.parts`. Parts that were made from something else than `made_from` are deleted.
+
+    Raises `InputError` when a folder of that name holds something else than parts.
+    """
 
     def __init__(self, out: str, made_from: dict[str, Any]) -> None:
         self._out = out
         self._folder = f"{out}.parts"
-        if read_json(join(self._folder, "made_from.json")) != made_from:
+        known = read_json(join(self._folder, _MADE_FROM))
+        if known is None and self._names():
+            raise InputError(f"{self._folder} is there and no command of ours made it; move it, or give another --out")
+        if known != made_from:
             delete_folder(self._folder)
-            write_json(join(self._folder, "made_from.json"), made_from)
+            write_json(join(self._folder, _MADE_FROM), made_from)
 
     def numbers(self) -> frozenset[int]:
         """The parts that there are."""
-        files, path = filesystem(self._folder)
-        found = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
-        return frozenset(int(match[1]) for info in found if (match := _NAME.fullmatch(info.base_name)))
+        return frozenset(int(match[1]) for name in self._names() if (match := _NAME.fullmatch(name)))
 
     def write(self, number: int, rows: pa.Table) -> None:
         """Keeps a part, as a whole or not at all."""
@@ -49,6 +53,12 @@ class PartFiles:
             _write(self._out, stream, (self._read(number) for number in range(num_parts)))
         files.move(whole, filesystem(self._out)[1])
         delete_folder(self._folder)
+
+    def _names(self) -> list[str]:
+        """What is in the folder; hidden files are what a write left that was killed."""
+        files, path = filesystem(self._folder)
+        found = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
+        return [info.base_name for info in found if not info.base_name.startswith(".")]
 
     def _read(self, number: int) -> pa.Table:
         files, path = filesystem(self._uri(number))

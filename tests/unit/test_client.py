@@ -329,6 +329,10 @@ def test_the_gateway_takes_and_ends_its_jobs() -> None:
             found = await client.result(await client.submit([str(number) for number in range(100)]))
             with pytest.raises(RefusedError, match="404: 'news' has no job '7-x'"):
                 await client.result("7-x")
+            cancelled = await client.submit(["a"])
+            await client.cancel(cancelled)
+            with pytest.raises(RefusedError, match=f"404: 'news' has no job '{cancelled}'"):
+                await client.result(cancelled)
 
         assert [prediction.version for prediction in found] == [2] * 100
 

@@ -115,7 +115,7 @@ def test_one_version_answers_the_whole_job_wherever_the_alias_goes(
 
     async def scenario(client: httpx.AsyncClient) -> None:
         backend.is_open.clear()
-        path = await submit(client, ["a"] * 64)
+        path = await submit(client, ["a"] * 640)  # many more batches than wait at a time
         while not backend.batches:
             await asyncio.sleep(0)
         backend.version = 2
@@ -299,7 +299,17 @@ def test_no_more_jobs_or_bytes_are_kept_than_may_be(bound: str, value: int, monk
     serving(scenario)
 
 
-def test_a_jobs_texts_are_let_go_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [None, "it failed"])
+def test_a_job_that_has_ended_holds_no_text(error: str | None) -> None:
+    ended = job.Job("7-x", "news", None, ["a" * 1000])
+    ended.take(0, [REPLICAS_ANSWER])
+    ended.end(error)
+
+    assert not ended.texts
+    assert ended.num_bytes < 100
+
+
+def test_a_jobs_room_is_given_back_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "MAX_BYTES_OF_ONE", 100_000)
 
     async def scenario(client: httpx.AsyncClient) -> None:

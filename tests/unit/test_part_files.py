@@ -56,6 +56,16 @@ def test_parts_of_another_file_or_model_are_not_taken(tmp_path: Path) -> None:
     assert PartFiles(out, MADE_FROM).numbers() == frozenset()
 
 
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "out.parquet.parts" / "thesis.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("years of work", encoding="utf-8")
+
+    with pytest.raises(InputError, match=r"out\.parquet\.parts is there and no command of ours made it"):
+        PartFiles(str(tmp_path / "out.parquet"), MADE_FROM)
+    assert theirs.read_text(encoding="utf-8") == "years of work"
+
+
 def test_a_csv_file_has_the_scores_as_json_and_nothing_for_a_missing_text(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     parts = PartFiles(str(out), MADE_FROM)
