@@ -70,6 +70,7 @@ def test_adapters_of_any_rank_and_any_labels_have_one_base_model_file(
     assert (large.labels, small.labels) == (("a", "b", "c"), ("x", "y"))
 
 
+@pytest.mark.slow
 def test_a_deberta_is_exported_in_two_parts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     base = write_deberta(tmp_path / "base")

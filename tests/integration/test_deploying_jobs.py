@@ -74,6 +74,7 @@ def replicas(name: str) -> list[dict[str, Any]]:
     return [replica for replica in found if replica["state"] == "RUNNING"]
 
 
+@pytest.mark.slow
 def test_endpoints_wake_when_their_jobs_have_ended_and_the_uploads_are_gone(
     places: dict[str, str], removed: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

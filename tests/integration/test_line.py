@@ -165,6 +165,7 @@ def test_status_shows_cluster_runs_and_endpoints(finished: dict[str, Any], place
     assert {"finished"} == {entry["state"] for entry in shown["sweeps"]}
 
 
+@pytest.mark.slow
 def test_commands_work_from_a_folder_that_holds_modules_of_our_names(
     recipe: Path, places: tuple[str, ...], tmp_path: Path
 ) -> None:

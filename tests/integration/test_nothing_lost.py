@@ -167,6 +167,7 @@ def _at_a_checkpoint(job: Job, kill: Callable[[], None]) -> None:
     kill()
 
 
+@pytest.mark.slow
 def test_disk_holds_the_best_and_what_runs_whatever_the_number_of_trials(tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=6", "train.epochs=3")
     most: list[int] = []

@@ -111,6 +111,7 @@ def test_a_sweep_ends_with_a_leaderboard_checkpoints_and_one_mlflow_run_a_trial(
     assert (again["match"], again["changed"]) == ("exactly", {})  # by Ray Train, what a warm trial has trained
 
 
+@pytest.mark.slow
 def test_a_driver_that_ends_midway_is_continued_without_repeating_or_losing_a_trial(tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=4", "search.scheduler=fifo")
 

@@ -96,6 +96,7 @@ def test_an_interrupted_run_continues_and_a_finished_one_returns_at_once(cluster
     assert run(prepared, settings, tmp_path, lambda metrics: pytest.fail("trained again")) == result
 
 
+@pytest.mark.slow
 def test_a_run_whose_last_checkpoint_was_cut_short_goes_on_from_the_one_before(cluster, prepared, tmp_path):
     settings = Train(**SETTINGS, epochs=3)
     whole = run(prepared, settings, tmp_path)
@@ -108,6 +109,7 @@ def test_a_run_whose_last_checkpoint_was_cut_short_goes_on_from_the_one_before(c
     assert damage(str(tmp_path / "run" / "epoch-0003")) is None
 
 
+@pytest.mark.slow
 def test_two_workers_train_the_same_adapters_as_one(cluster, prepared, tmp_path):
     lora = Lora(r=2)
     alone = []
@@ -127,6 +129,7 @@ def test_two_workers_train_the_same_adapters_as_one(cluster, prepared, tmp_path)
     assert curve(result.history) == [pytest.approx(metrics, rel=1e-4) for metrics in curve(alone)]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_training_goes_on_from_the_checkpoint(cluster, prepared, tmp_path):
     settings = Train(**SETTINGS, epochs=15)
     epochs, found = [], Queue()

@@ -60,6 +60,7 @@ def test_one_group_trains_all_trials_and_each_as_a_new_group_would_whatever_came
     assert all(torch.equal(tensor, kept[0][name]) for name, tensor in kept[3].items())
 
 
+@pytest.mark.slow
 def test_an_interrupted_group_leaves_nothing_behind(tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=1", "train.num_workers=2", "train.epochs=500")
 
@@ -72,7 +73,8 @@ def test_an_interrupted_group_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "RUNNING" not in {entry.info.status for entry in runs_of(job)}
 
 
-@pytest.mark.parametrize("killed", ["RayTrainWorker", pytest.param("ImplicitFunc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["RayTrainWorker", "ImplicitFunc"])
 def test_a_killed_process_of_a_group_costs_no_epoch_that_was_stored(killed: str, tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=1", "train.num_workers=2", "train.epochs=5")
     victims: set[int] = set()
