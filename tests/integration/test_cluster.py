@@ -90,6 +90,7 @@ def living(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 def test_a_head_that_was_killed_is_noticed_and_what_it_left_is_ended(own_home, caplog):
     record = record_of(start_command(own_home, str(ray_head.free_port())))
     head = psutil.Process(record.pid)

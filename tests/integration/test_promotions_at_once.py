@@ -32,6 +32,7 @@ def rolled_back(registry: ModelRegistry) -> Iterator[int]:
             return
 
 
+@pytest.mark.slow
 def test_of_promotions_at_once_each_is_judged_against_the_champion_before_it(uri: str, tmp_path: Path) -> None:
     promote_at_once(uri, tmp_path)
 

@@ -163,6 +163,7 @@ def test_the_best_are_trained_again_with_fresh_seeds_and_a_kill_in_between_repea
     assert {entry.info.status for entry in runs.values()} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_trial_whose_newest_checkpoint_was_cut_short_goes_on_from_the_one_before(tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=1", "train.epochs=4")
 

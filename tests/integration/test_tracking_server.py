@@ -123,6 +123,7 @@ def test_a_trial_whose_run_was_begun_without_an_answer_has_one_run(server: Serve
     assert tracker.find_runs({"mlflow.parentRunId": parent}) == [ids["trial-0"]]
 
 
+@pytest.mark.slow
 def test_a_sweep_loses_nothing_when_the_server_is_away_for_a_while(
     cluster: Connection, server: Server, tmp_path: Path
 ) -> None:

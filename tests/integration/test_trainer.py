@@ -151,12 +151,14 @@ def test_a_killed_worker_is_replaced_and_training_goes_on_from_the_checkpoint(cl
     assert curve(result.history) == expected_curve(prepared, settings)
 
 
+@pytest.mark.slow
 def test_elastic_training_trains_like_one_worker(cluster, prepared, tmp_path):
     settings = Train(**SETTINGS, epochs=2, num_workers={"min": 1, "max": 2})
     result = run(prepared, settings, tmp_path)
     assert curve(result.history) == expected_curve(prepared, settings)
 
 
+@pytest.mark.slow
 def test_a_diverging_training_is_not_tried_again(cluster, prepared, tmp_path):
     settings = Train(**SETTINGS | {"learning_rate": 1e30}, epochs=3)
     with pytest.raises(TrainingError, match=r"learning rate 1e\+30; lower train.learning_rate"):
