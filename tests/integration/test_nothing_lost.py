@@ -124,14 +124,8 @@ def test_a_killed_worker_costs_no_epoch_that_was_saved(tmp_path: Path) -> None:
     assert {entry.info.status for entry in runs_of(job)} == {"FINISHED"}
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param("at its start", marks=pytest.mark.slow),
-        "in an epoch",
-        pytest.param("at a checkpoint", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["at its start", "in an epoch", "at a checkpoint"])
 def test_a_trial_on_a_killed_node_continues_on_another(moment: str, tmp_path: Path, cluster: Connection) -> None:
     job = small_job(tmp_path, "search.num_trials=1", "search.scheduler=fifo", "train.epochs=4")
     head_cpus = int(ray.cluster_resources()["CPU"])
@@ -190,6 +184,7 @@ def checkpoint_bytes(job: Job) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_ends_the_sweep_with_a_clear_error_and_it_goes_on_once_there_is_room(tmp_path: Path) -> None:
     job = small_job(tmp_path, "search.num_trials=2", "search.scheduler=fifo")

@@ -12,6 +12,7 @@ from tests.small_job import small_job
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
+@pytest.mark.slow
 def test_check_measures_on_the_cluster_and_keeps_nothing(tmp_path: Path) -> None:
     job = small_job(tmp_path)
     plan = check(job, measure=True)["plan"]

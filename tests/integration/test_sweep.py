@@ -233,6 +233,7 @@ def test_two_groups_of_two_workers_train_at_once(tmp_path: Path) -> None:
     AutoModelForSequenceClassification.from_pretrained(result.best.checkpoint)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_not_continued_with_another_recipe(tmp_path: Path) -> None:
     run(small_job(tmp_path, "search.num_trials=1", "train.epochs=1"))
     with pytest.raises(InputError, match=r"started with another recipe:\n  train.epochs: 1 -> 2\n"):

@@ -21,6 +21,7 @@ def curve(trial: TrialRecord) -> list[tuple[float, ...]]:
     return [tuple(epoch[name] for name in CURVE) for epoch in trial.history]
 
 
+@pytest.mark.slow
 def test_a_warm_trial_repeats_a_cold_one_bit_for_bit(tmp_path: Path) -> None:
     job = small_job(
         tmp_path,
