@@ -1,13 +1,14 @@
 """As much of W&B's server as its client needs to record runs, and a reader of what the client writes offline."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from tests.http_server import answer_json, serving
 
 KEY = "0123456789" * 4
 BLOCK_BYTES = 32768
@@ -38,18 +39,18 @@ def fake_wandb(status: int = 200) -> Iterator[FakeWandb]:
             content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             told.keys.add(self.headers["Authorization"])
             if told.status != 200:
-                self._answer({"errors": [{"message": "invalid key"}]})
+                answer_json(self, {"errors": [{"message": "invalid key"}]}, told.status)
             elif self.path == "/graphql":
-                self._answer({"data": self._data(content["query"], content.get("variables") or {})})
+                answer_json(self, {"data": self._data(content["query"], content.get("variables") or {})})
             else:
                 run_id = self.path.split("/")[-2]
                 lines = content.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
                 told.history.setdefault(run_id, []).extend(json.loads(line) for line in lines)
-                self._answer({})
+                answer_json(self, {})
 
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            self._answer({})
+            answer_json(self, {})
 
         def _data(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
             if "upsertBucket" in query:
@@ -63,26 +64,8 @@ def fake_wandb(status: int = 200) -> Iterator[FakeWandb]:
                 return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
             return {"serverInfo": {"features": []}}
 
-        def _answer(self, document: dict[str, Any]) -> None:
-            body = json.dumps(document).encode()
-            self.send_response(told.status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    told.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serving(Handler) as told.url:
         yield told
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @dataclass(frozen=True)

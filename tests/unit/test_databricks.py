@@ -1,10 +1,9 @@
 """Databricks as tracking server, played by a small one on this machine."""
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from common.job_inputs import Destination, require_shared
 from common.recipe_file import load_recipe
 from common.tracking import Tracker, open_client
 from scripts.job import Job
+from tests.http_server import answer_json, serving
 from tests.small_job import small_job
 
 
@@ -36,11 +36,11 @@ def workspace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
         def do_GET(self) -> None:
             if self.path.startswith("/api/2.0/mlflow/experiments/get-by-name"):
                 told.tokens.add(self.headers["Authorization"])
-                self._answer(
-                    {"experiment": {"experiment_id": "7", "name": "/Shared/spam", "lifecycle_stage": "active"}}
+                answer_json(
+                    self, {"experiment": {"experiment_id": "7", "name": "/Shared/spam", "lifecycle_stage": "active"}}
                 )
             else:
-                self._answer({}, 404)
+                answer_json(self, {}, 404)
 
         def do_POST(self) -> None:
             content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -48,28 +48,12 @@ def workspace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
             if self.path == "/api/2.0/mlflow/runs/create":
                 told.runs.append(content)
             info = {"run_id": "r1", "run_uuid": "r1", "experiment_id": "7", "status": "RUNNING", "start_time": 1}
-            self._answer({"run": {"info": info, "data": {}}})
+            answer_json(self, {"run": {"info": info, "data": {}}})
 
-        def _answer(self, document: dict[str, object], status: int = 200) -> None:
-            body = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    told.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("DATABRICKS_HOST", told.url)
-    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-secret")
-    yield told
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as told.url:
+        monkeypatch.setenv("DATABRICKS_HOST", told.url)
+        monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-secret")
+        yield told
 
 
 def test_runs_go_to_the_workspace_with_the_token_of_the_environment(workspace: Workspace) -> None:

@@ -4,9 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from common.errors import TrackingError
 from common.tracking import DatasetInput, Tracker, absolute, open_client, refusal, sqlite_uri
 from common.tracking_address import PROBE_TIMEOUT_S, probe
+from tests.http_server import serving
 
 
 @pytest.fixture(scope="module")
@@ -184,15 +184,8 @@ def failing_server() -> Iterator[str]:
         def do_GET(self) -> None:
             self.send_error(503)
 
-        def log_message(self, *arguments: object) -> None: ...
-
-    server = HTTPServer(("127.0.0.1", 0), Failing)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Failing) as url:
+        yield url
 
 
 def test_a_server_in_trouble_is_reported_and_not_retried(failing_server: str) -> None:
