@@ -42,6 +42,7 @@ SEARCHABLE = (
     "lora.r",
     "lora.alpha",
     "lora.dropout",
+    "lora.target_modules",
 )
 """What `search.space` may vary: fields of `train` and, with `lora.` before them, of `model.lora`."""
 
@@ -124,6 +125,20 @@ class Data(Settings):
         return self
 
 
+ALL_LINEAR = "all-linear"
+"""What peft calls all linear layers of the encoder."""
+
+
+def _module_names(value: Any) -> Any:
+    """A searched setting is a number or a text, so names may come as one: `query,value`, or `all-linear`."""
+    if not isinstance(value, str):
+        return value
+    return None if value == ALL_LINEAR else [name.strip() for name in value.split(",")]
+
+
+_ModuleNames = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+
+
 class Lora(Settings):
     """Low-rank adapters: the encoder's weights stay as they are, and small matrices beside them are trained."""
 
@@ -133,8 +148,9 @@ class Lora(Settings):
     """The adapters' output is scaled by alpha / r."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the adapters' inputs that is dropped in training."""
-    target_modules: Annotated[tuple[str, ...] | None, Field(min_length=1)] = None
-    """Names of the linear layers that get adapters (`[query, value]`); when not given, all of the encoder."""
+    target_modules: Annotated[_ModuleNames | None, BeforeValidator(_module_names)] = None
+    """Names of the linear layers that get adapters (`[query, value]`); when not given, all of the encoder. In a search
+    each choice is one text: `["query,value", all-linear]`."""
 
 
 class Model(Settings):
@@ -409,13 +425,28 @@ class Recipe(Settings):
         return max(int(value) for value in self._values("epochs"))
 
     @property
+    def loras(self) -> tuple[Lora, ...]:
+        """The recipe's adapters with each choice of target modules that may be suggested; none without adapters."""
+        searched = self.search.space.get(f"{LORA}target_modules")
+        if self.model.lora is None or searched is None:
+            return () if self.model.lora is None else (self.model.lora,)
+        own = (self.model.lora,) if searched.when else ()
+        return (*own, *(self._with_lora(target_modules=value) for value in searched.bounds()))
+
+    @property
     def largest_lora(self) -> Lora | None:
-        """The adapters of the largest trial that may be suggested."""
+        """Adapters at least as large as those of any trial that may be suggested."""
+        if self.model.lora is None:
+            return None
+        names = [lora.target_modules for lora in self.loras]
+        everywhere = None if None in names else tuple(dict.fromkeys(name for each in names for name in each or ()))
         searched = self.search.space.get(f"{LORA}r")
-        lora = self.model.lora
-        if lora is None or searched is None:
-            return lora
-        return lora.model_copy(update={"r": max(lora.r, *(int(value) for value in searched.bounds()))})
+        ranks = [int(value) for value in searched.bounds()] if searched else []
+        return self._with_lora(r=max([self.model.lora.r, *ranks]), target_modules=everywhere)
+
+    def _with_lora(self, **changes: Any) -> Lora:
+        assert self.model.lora is not None
+        return Lora.model_validate(self.model.lora.model_dump() | changes)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

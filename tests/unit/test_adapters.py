@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from common.errors import ModelError
+from common.errors import ModelError, RecipeError
 from common.recipe import Lora, Recipe
 from common.recipe_file import load_recipe, shipped_recipes
 from tests.training_data import LABELS, loop_settings, write_base_model, write_data
@@ -155,3 +155,21 @@ def test_adapters_are_searched_like_the_rest() -> None:
     assert tried.model.lora == Lora(r=16, alpha=32)
     assert (tried.train.learning_rate, tried.train.seed) == (1e-3, 5)
     assert asked.largest_lora == Lora(r=16)
+
+
+def test_target_modules_are_searched_as_texts_and_each_choice_is_checked_before_anything_starts() -> None:
+    asked = recipe("model.lora={r: 4}", 'search.space.lora.target_modules.choice=["query,value", all-linear]')
+    assert [lora.target_modules for lora in asked.loras] == [("query", "value"), None]
+    assert asked.with_params({"lora.target_modules": "query, value"}).model.lora == Lora(
+        r=4, target_modules=("query", "value")
+    )
+    assert asked.with_params({"lora.target_modules": "all-linear"}).model.lora == Lora(r=4)
+    assert asked.largest_lora == Lora(r=4)
+    narrower = recipe("model.lora={}", 'search.space.lora.target_modules.choice=["query,value", "value,key"]')
+    assert narrower.largest_lora == Lora(target_modules=("query", "value", "key"))
+
+    unknown = recipe("model.lora={}", 'search.space.lora.target_modules.choice=[query, "query,valve"]')
+    with pytest.raises(ModelError, match="no linear layer of the encoder is called 'valve'"):
+        refuse_unknown_modules(unknown, ["a text"], 2)
+    with pytest.raises(RecipeError, match=r"lora\.target_modules"):
+        recipe("model.lora={}", "search.space.lora.target_modules.choice=[query, 3]")
