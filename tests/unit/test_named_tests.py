@@ -1,4 +1,4 @@
-"""The document on faults names tests that there are."""
+"""The documents that name tests name tests that there are."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT.parent / "docs" / "reliability.md").read_text())
+NAMED = sorted(
+    {
+        (page.name, *found)
+        for page in (ROOT.parent / "docs").glob("*.md")
+        for found in re.findall(r"`(test_\w+\.py)::(test_\w+)`", page.read_text("utf-8"))
+    }
+)
 
 
-@pytest.mark.parametrize(("file", "test"), NAMED)
-def test_each_row_is_a_test(file: str, test: str) -> None:
-    assert any(f"def {test}(" in path.read_text() for path in ROOT.rglob(file))
+def test_faults_and_workflows_are_among_them() -> None:
+    assert {"reliability.md", "workflows.md"} <= {page for page, _, _ in NAMED}
+
+
+@pytest.mark.parametrize(("page", "file", "test"), NAMED)
+def test_each_is_a_test(page: str, file: str, test: str) -> None:
+    assert any(f"def {test}(" in path.read_text("utf-8") for path in ROOT.rglob(file))
