@@ -32,11 +32,13 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import click
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import torch
 import transformers
 
-from common.dataset import load_splits
+from common.dataset import load_splits, text_hash64
 from common.errors import TuneserveError
 from common.ray_environment import PROJECT_ROOT
 from common.ray_head import free_port
@@ -129,7 +131,7 @@ class Way:
 @click.argument("data", type=click.Path(exists=True, file_okay=False))
 @click.argument("model")
 @click.option("--rows", type=int, help="Rows outside the test split; all by default.")
-@click.option("--test-rows", default=1000, show_default=True, help="Of the test split, the first.")
+@click.option("--test-rows", default=1000, show_default=True, help="Of the test split.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--only", type=click.Choice([workflow.key for workflow in WORKFLOWS]), help="One of the workflows.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -164,18 +166,24 @@ def _compare(
 
 
 def write_splits(recipe: Recipe, folder: Path, rows: int | None, test_rows: int) -> list[str]:
-    """Writes the splits, cut to so many rows, as three files, and says which by overrides."""
+    """Writes the splits, thinned to so many rows, as three files, and says which by overrides."""
     splits = load_splits(recipe.data)
     num_validation = None if rows is None else round(rows * recipe.data.split.validation)
     num_train = None if rows is None or num_validation is None else rows - num_validation
     cuts = {"train": num_train, "validation": num_validation, "test": test_rows}
     overrides = []
     for split, cut in cuts.items():
-        table = splits[split].slice(0, cut)
+        table = _some(splits[split], cut)
         pyarrow.parquet.write_table(table, folder / f"{split}.parquet")
         overrides.append(f"data.{'source' if split == 'train' else f'{split}_source'}={folder}/{split}.parquet")
         say(f"  {split}: {table.num_rows:,} rows")
     return overrides
+
+
+def _some(rows: pa.Table, number: int | None) -> pa.Table:
+    """So many rows, drawn by their texts' hashes: files may be sorted by label."""
+    drawn = np.argsort(text_hash64(rows["text"].to_pylist(), seed=0), kind="stable")[:number]
+    return rows.take(np.sort(drawn))
 
 
 def _texts(recipe: Recipe) -> list[str]:

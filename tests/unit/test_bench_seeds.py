@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from common.dataset import load_splits
 from common.recipe_file import load_recipe, shipped_recipes
 from scripts.bench_seeds import Scores, Way, figures, write_splits
 
@@ -33,12 +34,16 @@ def test_each_figure_is_ours_beside_theirs() -> None:
     assert found["sms_wake_s"].ratio == pytest.approx(40)
 
 
-def test_both_ways_get_the_same_rows_cut_to_so_many(tmp_path: Path) -> None:
+def test_both_ways_get_the_same_rows_drawn_from_all_of_a_split(tmp_path: Path) -> None:
     given = ["data.source=builtin:finance_headlines", "data.split.validation=0.25", "model.base=builtin:tiny_bert"]
     recipe_file = shipped_recipes()["quickstart"]
     recipe = load_recipe(recipe_file, given)
     overrides = write_splits(recipe, tmp_path, rows=100, test_rows=20)
     written = load_recipe(recipe_file, [*given, *overrides]).data
     paths = {"train": written.source, "validation": written.validation_source, "test": written.test_source}
-    rows = {split: pyarrow.parquet.read_table(path).num_rows for split, path in paths.items()}
-    assert rows == {"train": 75, "validation": 25, "test": 20}
+    rows = {split: pyarrow.parquet.read_table(path) for split, path in paths.items()}
+    assert {split: table.num_rows for split, table in rows.items()} == {"train": 75, "validation": 25, "test": 20}
+    all_texts = load_splits(recipe.data).train["text"].to_pylist()
+    places = [all_texts.index(text) for text in rows["train"]["text"].to_pylist()]
+    assert places == sorted(places)
+    assert places[-1] > len(all_texts) / 2
