@@ -70,6 +70,11 @@ class PreparedData:
     new_head: bool = False
     """Whether a head that the base model has is not taken over."""
 
+    @property
+    def storage(self) -> str:
+        """The storage that holds it, a path or URL."""
+        return self.uri.rsplit("/", 2)[0]
+
     @classmethod
     def load(cls, uri: str) -> "PreparedData":
         """Reads `prepared.json` in the folder `uri`. Raises DataError when there is none."""

@@ -3,12 +3,17 @@
 import json
 
 from common.errors import InputError
+from common.pinned_data import prepared_rows
 from common.recipe import Recipe
+from common.row_changes import row_changes
 from tune.study import StudySearch
 
 
-def refuse_changes(search: StudySearch, recipe: Recipe, data_digest: str) -> None:
-    """Raises `InputError` with what differs, when the study was started with something else; else remembers it."""
+def refuse_changes(search: StudySearch, recipe: Recipe, data_digest: str, storage: str) -> None:
+    """Raises `InputError` with what differs, when the study was started with something else; else remembers it.
+
+    What became of the rows is said where `storage` holds those of both digests.
+    """
     known = search.study.user_attrs
     now = {"recipe": _searched(recipe), "data": data_digest}
     name = search.study.study_name
@@ -18,9 +23,12 @@ def refuse_changes(search: StudySearch, recipe: Recipe, data_digest: str) -> Non
         lines = "\n".join(f"  {change}" for change in changes)
         raise InputError(f"sweep {name} was started with another recipe:\n{lines}\n{way_out} these settings.")
     if known.get("data", data_digest) != data_digest:
+        before, now_there = (prepared_rows(digest, storage) for digest in (known["data"], data_digest))
+        changes = row_changes(before, now_there) if before and now_there else []
+        lines = "".join(f"  {change}\n" for change in changes)
         raise InputError(
             f"sweep {name} was started with other data: the rows' digest was {known['data'][:16]} and is "
-            f"{data_digest[:16]}. {way_out} the data it was started with."
+            f"{data_digest[:16]}.\n{lines}{way_out} the data it was started with."
         )
     for what, value in now.items():
         if what not in known:

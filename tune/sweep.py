@@ -82,7 +82,7 @@ def sweep(
     started = time.monotonic()
     storage = journal(fetch_study(folder))
     search = StudySearch(recipe.search, name=sweep_id, storage=storage, epochs=recipe.train.epochs)
-    refuse_changes(search, recipe, prepared.data_digest)
+    refuse_changes(search, recipe, prepared.data_digest, prepared.storage)
     with kept_in(folder), ExitStack() as stack:
         search.describe(recipe_yaml, prepared.uri)
         run_id = _parent_run(search, tracker, sweep_id, recipe, prepared, recipe_yaml, tags or {})

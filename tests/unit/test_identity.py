@@ -7,6 +7,8 @@ import pytest
 from common.errors import InputError
 from common.recipe import Recipe
 from common.recipe_file import load_recipe, shipped_recipes
+from scripts.steps import prepare_data
+from tests.small_job import small_job
 from tune.identity import differences, refuse_changes
 from tune.study import StudySearch, journal
 
@@ -18,7 +20,7 @@ def recipe(*overrides: str) -> Recipe:
 def resume(folder: Path, *overrides: str, data: str = "a" * 64) -> None:
     changed = recipe(*overrides)
     study = StudySearch(changed.search, name="sweep-1", storage=journal(folder / "study.journal"), epochs=4)
-    refuse_changes(study, changed, data)
+    refuse_changes(study, changed, data, str(folder))
 
 
 def test_a_changed_setting_is_refused_by_name_and_the_others_are_not_shown(tmp_path: Path) -> None:
@@ -39,6 +41,13 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
     resume(tmp_path)
     with pytest.raises(InputError, match=r"other data: the rows' digest was a{16} and is b{16}"):
         resume(tmp_path, data="b" * 64)
+
+
+def test_what_became_of_the_rows_is_said_where_the_storage_holds_both(tmp_path: Path) -> None:
+    before, after = small_job(tmp_path), small_job(tmp_path, "data.split.seed=23")
+    resume(Path(before.storage), data=prepare_data(before).data_digest)
+    with pytest.raises(InputError, match=r"(\n  \d+ \w+ rows moved to another split: .*)+\nStart a new sweep"):
+        resume(Path(before.storage), data=prepare_data(after).data_digest)
 
 
 @pytest.mark.parametrize(

@@ -119,5 +119,5 @@ def test_logging_makes_no_other_sweep_or_training_of_it(tmp_path: Path) -> None:
     usual, other = small_job(tmp_path), small_job(tmp_path, "train.logging_steps=7")
     assert usual.sweep_key("d") == other.sweep_key("d")
     search = StudySearch(usual.recipe.search, name="sweep", storage=journal(tmp_path / "study.journal"), epochs=2)
-    refuse_changes(search, usual.recipe, "d")
-    refuse_changes(search, other.recipe, "d")
+    refuse_changes(search, usual.recipe, "d", usual.storage)
+    refuse_changes(search, other.recipe, "d", other.storage)
