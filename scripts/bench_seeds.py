@@ -321,6 +321,13 @@ def figures(key: str, theirs: Way, same: Way, full: Way) -> list[Figure]:
         Figure(f"{key}_configurations", full.num_configurations, "trials", theirs.num_configurations),
         Figure(f"{key}_seconds_same", fmean(same.seconds), "s", their_s, more_is_better=False),
         Figure(f"{key}_seconds_full", fmean(full.seconds), "s", their_s, more_is_better=False),
+        Figure(
+            f"{key}_seconds_a_configuration",
+            fmean(full.seconds) / full.num_configurations,
+            "s",
+            their_s / theirs.num_configurations,
+            more_is_better=False,
+        ),
         Figure(f"{key}_wake_s", full.wake_s, "s", theirs.wake_s, more_is_better=False),
         Figure(f"{key}_requests_per_s", full.requests_per_s, "requests/s", theirs.requests_per_s),
     ]

@@ -24,6 +24,7 @@ def test_each_figure_is_ours_beside_theirs() -> None:
         "sms_configurations": (12, 3),
         "sms_seconds_same": (30, 300),
         "sms_seconds_full": (60, 300),
+        "sms_seconds_a_configuration": (5, 100),
         "sms_wake_s": (0.2, 8),
         "sms_requests_per_s": (200, 20),
     }
