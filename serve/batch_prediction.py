@@ -4,6 +4,7 @@ What Ray Data moves are numbered parts of the file, a part a row. So it does not
 and a command that was killed needs only the numbers that are missing.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -126,6 +127,8 @@ def _predicted(file: InputFile, there: frozenset[int], uri: str, num_actors: int
     """The parts that are missing, in the order in which they are ready."""
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
+    context.enable_progress_bars = False
+    _quiet_console()
     with ray.data.DataContext.current(context):
         dataset = ray.data.read_datasource(MissingParts(file, there), num_cpus=0).map_batches(
             BatchClassifier,
@@ -138,6 +141,13 @@ def _predicted(file: InputFile, there: frozenset[int], uri: str, num_actors: int
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for number, rows in zip(table["number"].to_pylist(), table["rows"], strict=True):
                 yield number, _unpacked(rows)
+
+
+def _quiet_console() -> None:
+    """`on_rows` tells the progress; what Ray Data says of it goes to its own log file alone."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
 
 
 def _rows_in(number: int, num_rows: int) -> int:
