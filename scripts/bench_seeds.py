@@ -168,9 +168,10 @@ def _compare(
 def write_splits(recipe: Recipe, folder: Path, rows: int | None, test_rows: int) -> list[str]:
     """Writes the splits, thinned to so many rows, as three files, and says which by overrides."""
     splits = load_splits(recipe.data)
-    num_validation = None if rows is None else round(rows * recipe.data.split.validation)
-    num_train = None if rows is None or num_validation is None else rows - num_validation
-    cuts = {"train": num_train, "validation": num_validation, "test": test_rows}
+    cuts: dict[str, int | None] = {"train": None, "validation": None, "test": test_rows}
+    if rows is not None:
+        num_validation = round(rows * recipe.data.split.validation)
+        cuts |= {"train": rows - num_validation, "validation": num_validation}
     overrides = []
     for split, cut in cuts.items():
         table = _some(splits[split], cut)
@@ -274,7 +275,7 @@ def _own_cluster() -> Iterator[Any]:
 
         def command(*arguments: str) -> Any:
             done = subprocess.run(
-                [sys.executable, "-m", "scripts.cli", *arguments, *(["--json"] if arguments[0] != "down" else [])],
+                [sys.executable, "-m", "scripts.cli", *arguments, "--json"],
                 cwd=PROJECT_ROOT,
                 env=environment,
                 capture_output=True,
@@ -282,7 +283,7 @@ def _own_cluster() -> Iterator[Any]:
             )
             if done.returncode:
                 raise TuneserveError(f"tuneserve {' '.join(arguments)} failed: {done.stderr[-2000:]}")
-            return json.loads(done.stdout or "null")
+            return json.loads(done.stdout)
 
         try:
             yield command

@@ -6,6 +6,7 @@ and a command that was killed needs only the numbers that are missing.
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -128,8 +129,7 @@ def _predicted(file: InputFile, there: frozenset[int], uri: str, num_actors: int
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
-    _quiet_console()
-    with ray.data.DataContext.current(context):
+    with ray.data.DataContext.current(context), _quiet_console():
         dataset = ray.data.read_datasource(MissingParts(file, there), num_cpus=0).map_batches(
             BatchClassifier,
             fn_constructor_kwargs={"uri": uri, "text_column": file.text_column},
@@ -143,11 +143,18 @@ def _predicted(file: InputFile, there: frozenset[int], uri: str, num_actors: int
                 yield number, _unpacked(rows)
 
 
-def _quiet_console() -> None:
+@contextmanager
+def _quiet_console() -> Iterator[None]:
     """`on_rows` tells the progress; what Ray Data says of it goes to its own log file alone."""
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.ERROR)
+    handlers = [each for each in logging.getLogger("ray.data").handlers if isinstance(each, logging.StreamHandler)]
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
 
 
 def _rows_in(number: int, num_rows: int) -> int:

@@ -1,5 +1,6 @@
 """`predict --file` in the middle of which the command is killed: another one does what is missing, and no more."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -60,11 +61,13 @@ def test_a_killed_command_is_gone_on_with_and_its_file_is_the_same_row_by_row(
     assert ended.returncode == -9, ended.stderr.decode()[-2000:]
     assert b"Dataset" not in ended.stderr  # of which Ray Data tells its own log file
     told: list[tuple[int, int]] = []
+    levels = [handler.level for handler in logging.getLogger("ray.data").handlers]
     num_rows = predict_file(
         source, killed, uri=uri, text_column="text", num_actors=2, on_rows=lambda *rows: told.append(rows)
     )
 
     assert num_rows == len(texts)
+    assert [handler.level for handler in logging.getLogger("ray.data").handlers] == levels
     assert told[0][0] >= (NUM_WRITTEN - 1) * PART_ROWS
     assert len(told) == 1 + NUM_PARTS - NUM_WRITTEN
     assert told[-1] == (len(texts), len(texts))
